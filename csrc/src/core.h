@@ -1,0 +1,274 @@
+/*
+ * The C core as its Python side (modelbox/_core) sees it. Not for plugins: they include
+ * <modelbox/plugin.h> alone. modelbox/_core/build.py feeds this file and plugin.h to cffi, so that no
+ * declaration is written twice; keep to plain declarations (no function-like macros) outside the guards.
+ *
+ * Layers, each knowing only those above it:
+ *   meta.c     flat, typed key/value blocks             pool.c     memfd arenas, slabs, guards, statistics
+ *   buffer.c   reference-counted data + meta + error    list.c     arrays of buffers: slice, join, split
+ *   plugin.c   dlopen, ABI check, host table            segment.c  run of a fused chain of native units
+ *   peer.c     buffers lent to and taken from another process: encode, decode, release
+ *
+ * Errors: functions that can fail take `mb_error *error`, fill it with one sentence, and return a
+ * negative mb_status (or NULL).
+ */
+#ifndef MODELBOX_CORE_H
+#define MODELBOX_CORE_H
+
+#ifndef MB_CFFI
+#include <modelbox/plugin.h>
+#endif
+
+#define MB_ERROR_SIZE 512
+
+typedef struct mb_error {
+  int32_t status; /* mb_status, 0 = none */
+  char message[MB_ERROR_SIZE];
+} mb_error;
+
+/* ---- meta ------------------------------------------------------------------------------------------
+ * A flat block of entries, each padded to 8 bytes:
+ *
+ *   u8 type | u8 key_size | u16 0 | u32 value_size | key | 0.. | value | 0..
+ *
+ * The same bytes are the in-memory form and the wire form. A STRING value is followed by at least one
+ * zero byte of padding. STRINGS holds (u32 size, bytes) per item, unpadded. OBJECT is opaque here;
+ * modelbox/meta.py gives it meaning. Keys are unique within a block.
+ */
+enum mb_meta_type {
+  MB_META_INT = 1,     /* i64 */
+  MB_META_DOUBLE = 2,  /* f64 */
+  MB_META_BOOL = 3,    /* u64, 0 or 1 */
+  MB_META_STRING = 4,  /* UTF-8 */
+  MB_META_INTS = 5,    /* i64[] */
+  MB_META_DOUBLES = 6, /* f64[] */
+  MB_META_BOOLS = 7,   /* u64[], each 0 or 1 */
+  MB_META_STRINGS = 8, /* (u32 size, bytes)[] */
+  MB_META_DTYPE = 9,   /* i64, an mb_dtype */
+  MB_META_OBJECT = 10  /* bytes */
+};
+
+#define MB_META_MAX_SIZE 1048576 /* bytes of one block */
+
+/* 0 when `bytes` is a well-formed block (bounds, padding, types, sizes, unique keys), else -MB_INVALID. */
+int32_t mb_meta_check(const uint8_t *bytes, uint64_t size);
+
+/* ---- pool: host memory in memfd arenas -------------------------------------------------------------- */
+
+typedef struct mb_pool mb_pool;
+
+typedef struct mb_pool_config {
+  uint64_t arena_size;   /* bytes of one arena, a multiple of 1 MiB; default 64 MiB */
+  uint64_t max_bytes;    /* bound on all arenas together; 0 = no bound */
+  uint64_t max_buffer;   /* bound on one buffer; 0 = no bound */
+  uint64_t keep_bytes;   /* how much empty arena memory is kept for reuse */
+  int32_t guard_all;     /* 1: check the guards of every buffer on release; 0: one release in 64 */
+} mb_pool_config;
+
+typedef struct mb_pool_stats {
+  uint64_t arenas;         /* mapped arenas */
+  uint64_t arena_bytes;    /* their size */
+  uint64_t used_bytes;     /* asked for by live buffers */
+  uint64_t block_bytes;    /* taken for them, rounding included */
+  uint64_t peak_bytes;     /* highest block_bytes so far */
+  uint64_t live_buffers;
+  uint64_t allocations;    /* since the start */
+  uint64_t frees;
+  uint64_t failures;       /* refused: limits or no memory */
+  uint64_t guard_faults;   /* buffers whose guards were damaged */
+  uint64_t fragmented_bytes; /* free bytes inside slabs that are partly in use */
+} mb_pool_stats;
+
+mb_pool *mb_pool_new(const mb_pool_config *config, mb_error *error);
+/* Drops the owner's reference; arenas go when their last buffer goes. */
+void mb_pool_free(mb_pool *pool);
+void mb_pool_get_stats(mb_pool *pool, mb_pool_stats *stats);
+/* Gives empty arenas above keep_bytes back to the kernel; returns the bytes given back. */
+uint64_t mb_pool_trim(mb_pool *pool);
+
+/* ---- buffers ---------------------------------------------------------------------------------------- */
+
+/* A new unsealed buffer of `size` bytes charged to `owner` (may be NULL), or NULL with `error` set. */
+mb_buffer *mb_buffer_new(mb_pool *pool, uint64_t size, mb_error *error);
+/* The same with `size` bytes copied from `data`. */
+mb_buffer *mb_buffer_from(mb_pool *pool, const void *data, uint64_t size, mb_error *error);
+mb_buffer *mb_buffer_ref(mb_buffer *buffer);
+void mb_buffer_unref(mb_buffer *buffer);
+/* Same data, own meta (copied on the first write), unsealed. */
+mb_buffer *mb_buffer_share(const mb_buffer *buffer);
+const void *mb_buffer_data(const mb_buffer *buffer);
+/* Writable bytes of an unsealed buffer that alone owns its data, else NULL. */
+void *mb_buffer_writable(mb_buffer *buffer);
+uint64_t mb_buffer_size(const mb_buffer *buffer);
+int32_t mb_buffer_truncate(mb_buffer *buffer, uint64_t size);
+int32_t mb_buffer_kind(const mb_buffer *buffer);
+int32_t mb_buffer_set_kind(mb_buffer *buffer, int32_t kind);
+/* Sealed: sent; read-only for everybody from here on. */
+void mb_buffer_seal(mb_buffer *buffer);
+int32_t mb_buffer_is_sealed(const mb_buffer *buffer);
+/* Drops the data and carries (code, message) instead. Unsealed buffers only. */
+int32_t mb_buffer_set_error(mb_buffer *buffer, const char *code, const char *message);
+int32_t mb_buffer_error(const mb_buffer *buffer, const char **code, const char **message);
+/* A buffer without data that carries an error; sealed. NULL when memory is out. */
+mb_buffer *mb_buffer_new_error(const char *code, const char *message);
+/* The whole meta block; borrowed. */
+const uint8_t *mb_buffer_meta(const mb_buffer *buffer, uint64_t *size);
+/* Replaces the whole meta block by a checked copy. Unsealed buffers only. */
+int32_t mb_buffer_set_meta(mb_buffer *buffer, const uint8_t *bytes, uint64_t size);
+/* One entry; `value` is borrowed. Returns the mb_meta_type, or -MB_NOTFOUND. */
+int32_t mb_buffer_meta_get(const mb_buffer *buffer, const char *key, const uint8_t **value, uint64_t *size);
+/* Sets one entry of a given mb_meta_type from its value bytes (checked). */
+int32_t mb_buffer_meta_set(mb_buffer *buffer, const char *key, int32_t type, const uint8_t *value, uint64_t size);
+int32_t mb_buffer_meta_remove(mb_buffer *buffer, const char *key);
+/* Copies from `from` every key that `to` lacks. */
+int32_t mb_buffer_meta_copy(mb_buffer *to, const mb_buffer *from);
+/* 1 when the data lies in another process's arena. */
+int32_t mb_buffer_is_remote(const mb_buffer *buffer);
+/* For a remote buffer of a private mapping (see mb_peer_new) of at least MB_SCRIBBLE_MIN bytes: lets the
+ * holder write into its private copy-on-write view; the pages are dropped when the buffer is released.
+ * Returns the bytes, or NULL where this does not apply. */
+void *mb_buffer_scribble(mb_buffer *buffer);
+#define MB_SCRIBBLE_MIN 16384
+
+/* ---- lists of buffers: what a chunk carries ----------------------------------------------------------
+ * A list owns one reference to each of its buffers. A NULL entry is a placeholder: an index of the stream
+ * that has no buffer on this path. */
+
+typedef struct mb_list {
+  uint32_t count;
+  uint32_t capacity;
+  mb_buffer **items;
+  uint64_t bytes; /* data of all buffers */
+} mb_list;
+
+mb_list *mb_list_new(uint32_t capacity);
+void mb_list_free(mb_list *list);
+/* Appends; the reference is consumed. */
+int32_t mb_list_push(mb_list *list, mb_buffer *buffer);
+/* Appends references to items [from, from + count) of `other`. */
+int32_t mb_list_extend(mb_list *list, const mb_list *other, uint32_t from, uint32_t count);
+/* A new list that takes the first `count` items out of `list` (all of them when there are fewer). */
+mb_list *mb_list_take(mb_list *list, uint32_t count);
+/* How many items in [from, from + count) carry an error. */
+uint32_t mb_list_errors(const mb_list *list, uint32_t from, uint32_t count);
+/* How many items from `from` on are alike in having (1) or not having (0) an error; *error says which. */
+uint32_t mb_list_run(const mb_list *list, uint32_t from, int32_t *error);
+/* A new list without the error and NULL items; positions[i] (capacity list->count) = where good item i stood. */
+mb_list *mb_list_good(const mb_list *list, uint32_t *positions, uint32_t *good_count);
+/* The reverse: a list as long as `list`, `results` at `positions`, the error and NULL items of `list` elsewhere. */
+mb_list *mb_list_merge(const mb_list *list, const mb_list *results, const uint32_t *positions);
+/* Replaces every item by one shared error buffer (placeholders stay). */
+int32_t mb_list_fail(mb_list *list, const char *code, const char *message);
+
+/* ---- plugins ---------------------------------------------------------------------------------------- */
+
+typedef struct mb_library mb_library;
+
+/* dlopen (RTLD_NOW | RTLD_LOCAL), looks up the entry, checks ABI and descriptions; NULL with `error` set.
+ * Libraries stay loaded for the life of the process. */
+mb_library *mb_library_open(const char *path, mb_error *error);
+const mb_plugin *mb_library_plugin(const mb_library *library);
+
+/* One unit opened for one node. `keys` and `values` are the options as text. */
+typedef struct mb_node mb_node;
+mb_node *mb_node_open(mb_pool *pool, const mb_unit *unit, const char *name, const char *const *keys,
+                      const char *const *values, uint32_t option_count, uint32_t batch_size, mb_error *error);
+void mb_node_close(mb_node *node);
+
+typedef struct mb_node_stats {
+  uint64_t calls;
+  uint64_t buffers_in;
+  uint64_t buffers_out;
+  uint64_t errors;      /* error buffers that this node made */
+  uint64_t busy_ns;     /* time inside process() */
+  uint64_t live_bytes;  /* bytes of live buffers that this node made */
+  uint64_t peak_bytes;
+  uint64_t guard_faults; /* buffers of this node that were written past their end */
+} mb_node_stats;
+void mb_node_get_stats(const mb_node *node, mb_node_stats *stats);
+
+/* ---- segments: neighbouring native nodes that run in one call ------------------------------------------ */
+
+typedef struct mb_segment mb_segment;
+
+/* A chain of NORMAL nodes with one input and one output each, or one node with any ports. Nodes are borrowed. */
+mb_segment *mb_segment_new(mb_node *const *nodes, uint32_t count, mb_error *error);
+void mb_segment_free(mb_segment *segment);
+/*
+ * Runs the chain over `inputs` (one list per input port of the first node, all of equal count; left as
+ * they are) and appends to `outputs` (one list per output port of the last node). Error buffers and
+ * placeholders pass by and keep their position, unless a unit sees errors. A failing or miscounting
+ * call turns into error buffers of the same count. Outputs are sealed. [any-thread, several at once]
+ * Returns 0, or a negative status when the core itself failed (out of memory), with `error` set.
+ */
+int32_t mb_segment_run(mb_segment *segment, mb_list *const *inputs, uint32_t input_count, mb_list *const *outputs,
+                       uint32_t output_count, mb_error *error);
+
+/* One stream through one MB_UNIT_STREAM node; calls of one stream must not overlap. */
+typedef struct mb_stream mb_stream;
+mb_stream *mb_stream_begin(mb_node *node, mb_list *const *outputs, uint32_t output_count, mb_error *error);
+/* One process() call; any number of outputs. Error inputs are copied to every output in their place. */
+int32_t mb_stream_run(mb_stream *stream, mb_list *const *inputs, uint32_t input_count, mb_list *const *outputs,
+                      uint32_t output_count, mb_error *error);
+/* Calls stream_end (its pushes go to `outputs`, which may be NULL when nobody wants them) and frees. */
+int32_t mb_stream_end(mb_stream *stream, mb_list *const *outputs, uint32_t output_count, mb_error *error);
+
+/* ---- peers: buffers across a process boundary --------------------------------------------------------------
+ * Both ends of a connection hold an mb_peer. A sender *lends* buffers that lie in its arenas (the receiver
+ * gets an id and reads the shared memory); small payloads travel inline. The receiver gives lent ids back in
+ * bulk. Nothing that arrives is believed: ids, arena numbers, offsets, sizes, meta are checked, and meta is
+ * copied out before it is checked. Arenas must be memfds sealed against shrinking.
+ *
+ * Encoded buffer, little endian, parts padded to 8:
+ *   u8 where | u8 kind | u16 0 | u32 meta_size | u32 error_size | u32 arena | u64 offset | u64 size | u64 id
+ *   meta | error (code NUL message NUL) | payload when inline
+ */
+enum mb_where {
+  MB_WHERE_NONE = 0,   /* no data */
+  MB_WHERE_INLINE = 1, /* data follows */
+  MB_WHERE_LENT = 2,   /* in arena `arena` of the sender at `offset`; `id` is to be given back */
+  MB_WHERE_BACK = 3,   /* the receiver's own buffer with lend id `id`, perhaps with other meta */
+  MB_WHERE_HOLE = 4    /* a placeholder */
+};
+
+typedef struct mb_peer mb_peer;
+
+/* `private_maps`: map the other side's arenas copy-on-write (workers, so that user code may scribble on its
+ * inputs) instead of read-only (the daemon). Payloads up to `inline_limit` bytes travel inline. */
+mb_peer *mb_peer_new(mb_pool *pool, uint32_t inline_limit, int32_t private_maps, mb_error *error);
+/* Takes back everything lent. Mappings live on until the last buffer in them goes. */
+void mb_peer_free(mb_peer *peer);
+/* Maps an arena of the other side; `fd` stays the caller's. -MB_INVALID when unsealed, empty, larger than
+ * `max_size`, or the number is taken. */
+int32_t mb_peer_map(mb_peer *peer, uint32_t arena, int32_t fd, uint64_t max_size, mb_error *error);
+/* Appends encoded items [from, ...) of `list` to out[*used, capacity); stops when the next one does not fit.
+ * Returns how many were encoded (0: the first one does not fit), or a negative status. */
+int32_t mb_peer_encode(mb_peer *peer, const mb_list *list, uint32_t from, uint32_t count, uint8_t *out,
+                       uint64_t capacity, uint64_t *used, mb_error *error);
+/* Arenas that encoded buffers refer to and the other side does not have yet: fills ids and fds (borrowed)
+ * and counts them as sent. Send them before the message. */
+uint32_t mb_peer_take_fds(mb_peer *peer, uint32_t *arenas, int32_t *fds, uint32_t capacity);
+/* Decodes exactly `count` buffers from bytes[*used, size) and appends them, sealed. Nothing is appended on failure. */
+int32_t mb_peer_decode(mb_peer *peer, const uint8_t *bytes, uint64_t size, uint64_t *used, uint32_t count,
+                       mb_list *list, mb_error *error);
+/* The other side gives lent buffers back. -MB_INVALID (and nothing released) when one id is not lent. */
+int32_t mb_peer_release(mb_peer *peer, const uint64_t *ids, uint32_t count, mb_error *error);
+/* Ids that this side is done with and must give back to the other: fills at most `capacity`. */
+uint32_t mb_peer_take_done(mb_peer *peer, uint64_t *ids, uint32_t capacity);
+/* Buffers and bytes lent out now. */
+void mb_peer_lent(const mb_peer *peer, uint64_t *buffers, uint64_t *bytes);
+
+/* ---- process-wide ---------------------------------------------------------------------------------------- */
+
+/* Makes malloc keep what it frees (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD): page faults rule native work. */
+void mb_tune_malloc(void);
+/* Lines below this level are not passed on. */
+void mb_log_set_level(int32_t level);
+/* Where log lines of native code go; NULL = nowhere. */
+void mb_log_set_sink(void (*sink)(int32_t level, const char *message));
+
+#ifdef MB_CFFI
+extern "Python" void mb_python_log(int32_t level, const char *message);
+#endif
+
+#endif

@@ -1,0 +1,90 @@
+"""What a flow unit is, as data: name, device, ports, options, kind. Made by the driver registry, read by
+graph checks, the planner, the engine and the tools. Nothing here loads or runs a unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class UnitKind(Enum):
+    """Where a unit's code comes from, and so where it runs."""
+
+    NATIVE = "native"  # a .so: engine thread, GIL released
+    BUILTIN = "builtin"  # our own Python: engine thread or asyncio loop
+    PYTHON = "python"  # a user's Python: worker process
+    INFERENCE = "inference"  # TOML + model: the engine unit behind its virtual_type
+    VIRTUAL = "virtual"  # TOML + parameters: the unit behind it
+
+
+class FlowType(Enum):
+    """How buffers are handed to process() (reference: run-time semantics, unit kinds)."""
+
+    NORMAL = "normal"  # batches may mix streams, several at once, as many out as in
+    STREAM = "stream"  # one stream in order, one call after the other, any number out
+
+
+@dataclass(frozen=True, slots=True)
+class PortSpec:
+    """One port. `type` is a name of the tree under "raw"; `device` is where the port wants its data."""
+
+    name: str
+    type: str = "raw"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class OptionSpec:
+    """One option (node attribute) that a unit declares; `values` are the allowed words, () = any."""
+
+    name: str
+    type: str = "string"  # int, float, bool, string, list
+    default: str | None = None
+    required: bool = False
+    description: str = ""
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UnitSpec:
+    """One flow unit as found by the registry."""
+
+    name: str
+    device: str
+    version: str
+    description: str
+    kind: UnitKind
+    path: str  # the .so, or the TOML of any other kind
+    inputs: tuple[PortSpec, ...] = ()
+    outputs: tuple[PortSpec, ...] = ()
+    options: tuple[OptionSpec, ...] = ()
+    open_options: bool = False  # True: takes any option (user Python units declare none)
+    group: str = "Generic"
+    flow_type: FlowType = FlowType.NORMAL
+    condition: bool = False
+    expand: bool = False
+    collapse: bool = False
+    collapse_all: bool = True
+    exception_visible: bool = False
+    elementwise: bool = False
+    default_batch_size: int = 0  # 0: 1 for STREAM, 8 for NORMAL
+    max_batch_size: int = 0  # 0: 1 for STREAM, unlimited for NORMAL
+    entry: str = ""  # python, builtin: "module@Class"; inference: absolute path of the model
+    virtual_type: str = ""  # inference, virtual: what runs it
+    config: dict[str, str] = field(default_factory=dict, hash=False)  # [config] of the TOML, as text
+    base: dict[str, object] = field(default_factory=dict, hash=False)  # the TOML's other keys, parsed
+
+    def input(self, name: str) -> PortSpec | None:
+        """The input port of this name, or None."""
+        return next((port for port in self.inputs if port.name == name), None)
+
+    def output(self, name: str) -> PortSpec | None:
+        """The output port of this name, or None."""
+        return next((port for port in self.outputs if port.name == name), None)
+
+    def effective_batch_size(self, wish: int | None) -> int:
+        """The batch size that a node gets: its wish or the unit's default, capped by the unit's maximum."""
+        stream = self.flow_type is FlowType.STREAM
+        size = wish or self.default_batch_size or (1 if stream else 8)
+        limit = self.max_batch_size or (1 if stream else 0)
+        return min(size, limit) if limit else size

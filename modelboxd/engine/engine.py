@@ -1,0 +1,224 @@
+"""The engine: what all jobs share (threads, memory, workers), and how a plan becomes a job."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import logging
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelbox._core import ffi, lib
+from modelbox._core.memory import check, new_error
+from modelbox.errors import ConfigError, DriverError, GraphError
+from modelbox.spec import UnitKind, UnitSpec
+from modelboxd.engine.builtin import BuiltinStep
+from modelboxd.engine.job import Job, JobSettings
+from modelboxd.engine.native import NativeStreamStep, SegmentStep
+from modelboxd.engine.source import SourceStep
+from modelboxd.engine.step import Step
+from modelboxd.engine.unit import BuiltinUnit, Services, SourceUnit
+from modelboxd.engine.worker import WorkerStep
+
+if TYPE_CHECKING:
+    from modelbox._core.memory import Pool
+    from modelboxd.engine.executor import Executor
+    from modelboxd.graph import model
+    from modelboxd.loop import IoThread
+    from modelboxd.workers.pool import WorkerGroup, WorkerPool
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """Defaults for the worker processes of Python nodes; node attributes of the same name win."""
+
+    workers: int = 1
+    open_timeout_s: float = 60.0
+    process_timeout_ms: int = 0
+
+
+class Engine:
+    """Makes jobs out of plans. One per daemon; also usable in a process of its own (benchmarks, tests)."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        pool: Pool,
+        io: IoThread,
+        workers: Callable[[], WorkerPool],
+        *,
+        listeners: Any = None,
+        cpus: int = 1,
+        job_settings: JobSettings | None = None,
+        worker_settings: WorkerSettings | None = None,
+        builtins: Mapping[str, type[BuiltinUnit]] | None = None,
+        inference: Mapping[str, UnitSpec] | None = None,
+    ) -> None:
+        """`workers` makes the worker pool when the first Python node needs it; `builtins` are classes of
+        built-in units by name that need no file; `inference` says which built-in unit runs a virtual_type."""
+        self.executor = executor
+        self.pool = pool
+        self.io = io
+        self._make_workers = workers
+        self._workers: WorkerPool | None = None
+        self._listeners = listeners
+        self._cpus = cpus
+        self._job_settings = job_settings or JobSettings()
+        self._worker_settings = worker_settings or WorkerSettings()
+        self._builtins: dict[str, type[BuiltinUnit]] = dict(builtins or {})
+        self._inference = dict(inference or {})
+        self._libraries: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    # ---- jobs --------------------------------------------------------------------------------------------
+
+    def create_job(self, name: str, plan: model.Plan) -> Job:
+        """A job that is ready to start(). Raises GraphError, DriverError, ConfigError."""
+        services = Services(name, self.pool, self.io, self._listeners, self._cpus, self.executor.threads)
+        job = Job(
+            name,
+            self.executor,
+            self.pool,
+            services,
+            settings=self._job_settings,
+            library_unit=self._library_unit,
+            start_workers=self._start_workers,
+        )
+        by_node: dict[str, Step] = {}
+        for planned in plan.steps:
+            step = self._make_step(job, planned)
+            job.steps.append(step)
+            if isinstance(step, SourceStep):
+                job.sources.append(step)
+            for node in planned.nodes:
+                by_node[node.name] = step
+        if not job.sources:
+            raise GraphError(f"graph '{plan.graph.name}': start node is not exist.", hint="add a node without inputs")
+        for step in job.steps:
+            self._connect(step, by_node)
+        return job
+
+    def _make_step(self, job: Job, planned: model.Step) -> Step:
+        node = planned.first
+        kind = node.unit.kind
+        if kind is UnitKind.NATIVE:
+            if not node.unit.inputs:
+                raise GraphError(f"node '{node.name}': native sources are not supported", where=node.where)
+            return (NativeStreamStep if node.is_stream else SegmentStep)(job, planned.index, planned.nodes)
+        if kind is UnitKind.PYTHON:
+            if not node.unit.inputs:
+                raise GraphError(f"node '{node.name}': Python sources are not supported", where=node.where)
+            return WorkerStep(job, planned.index, planned.nodes)
+        unit_class = self._builtin_class(node)
+        if issubclass(unit_class, SourceUnit):
+            return SourceStep(job, planned.index, planned.nodes, unit_class)
+        return BuiltinStep(job, planned.index, planned.nodes, unit_class)
+
+    def _connect(self, step: Step, by_node: dict[str, Step]) -> None:
+        last = step.nodes[-1]
+        for number, port in enumerate(step.output_ports):
+            for endpoint in last.targets.get(port, []):
+                target = by_node[endpoint.node]
+                step.targets[number].append((target, target.input_ports.index(endpoint.port)))
+                if step not in target.upstream:
+                    target.upstream.append(step)
+
+    # ---- units --------------------------------------------------------------------------------------------
+
+    def _library_unit(self, spec: UnitSpec) -> Any:
+        """The mb_unit of a native unit; its library is loaded on first use and stays loaded."""
+        with self._lock:
+            library = self._libraries.get(spec.path)
+            if library is None:
+                error = new_error()
+                library = lib.mb_library_open(spec.path.encode(), error)
+                if library == ffi.NULL:
+                    check(error.status, error)
+                self._libraries[spec.path] = library
+        plugin = lib.mb_library_plugin(library)
+        for number in range(plugin.unit_count):
+            unit = plugin.units[number]
+            if ffi.string(unit.name).decode() == spec.name and ffi.string(unit.device).decode() == spec.device:
+                return unit
+        raise DriverError(f"{spec.path}: no unit '{spec.name}' for {spec.device} inside (changed since the scan?)")
+
+    def _builtin_class(self, node: model.Node) -> type[BuiltinUnit]:
+        spec = node.unit
+        if spec.kind is UnitKind.INFERENCE or spec.kind is UnitKind.VIRTUAL:
+            behind = self._inference.get(spec.virtual_type)
+            if behind is None:
+                known = ", ".join(sorted(self._inference)) or "none"
+                raise GraphError(
+                    f"node '{node.name}': current environment does not support the inference type: "
+                    f"'{spec.virtual_type}:{spec.device}'",
+                    where=node.where,
+                    hint=f"virtual_type in {spec.path}; supported here: {known}",
+                )
+            spec = behind
+        with self._lock:
+            unit_class = self._builtins.get(spec.name)
+            if unit_class is None:
+                unit_class = self._builtins[spec.name] = load_builtin(spec)
+        return unit_class
+
+    def _start_workers(self, job: str, node: model.Node, on_room: Callable[[], None]) -> WorkerGroup:
+        with self._lock:
+            if self._workers is None:
+                self._workers = self._make_workers()
+        defaults = self._worker_settings
+        options = dict(node.options)
+        workers = _whole_number(node, options, "workers", defaults.workers, 1)
+        timeout = _whole_number(node, options, "process_timeout_ms", defaults.process_timeout_ms, 0)
+        return self._workers.start_group(
+            node.unit,
+            node.name,
+            job,
+            options,
+            workers=workers,
+            open_timeout_s=defaults.open_timeout_s,
+            process_timeout_ms=timeout,
+            on_room=on_room,
+        )
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Ends the worker processes. Jobs must be stopped."""
+        if self._workers is not None:
+            self._workers.close(timeout_s)
+
+
+def _whole_number(node: model.Node, options: dict[str, str], key: str, default: int, least: int) -> int:
+    text = options.pop(key, None)
+    if text is None:
+        return default
+    if text.isdigit() and int(text) >= least:
+        return int(text)
+    raise ConfigError(f"node '{node.name}': {key} = {text!r} is no whole number from {least} on", where=node.where)
+
+
+def load_builtin(spec: UnitSpec) -> type[BuiltinUnit]:
+    """Imports the class of a built-in unit, `file@Class` beside its TOML. Raises DriverError."""
+    module_name, _, class_name = spec.entry.partition("@")
+    path = Path(spec.path).parent / f"{module_name}.py"
+    full_name = f"modelboxd_flowunits.{module_name}"
+    module = sys.modules.get(full_name)
+    if module is None:
+        source = importlib.util.spec_from_file_location(full_name, path)
+        if source is None or source.loader is None or not path.is_file():
+            raise DriverError(f"{spec.path}: entry '{spec.entry}': there is no file {path}")
+        module = importlib.util.module_from_spec(source)
+        sys.modules[full_name] = module
+        try:
+            source.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[full_name]
+            raise DriverError(f"{spec.path}: cannot import {path}: {type(error).__name__}: {error}") from error
+    unit_class = getattr(module, class_name, None)
+    if not (inspect.isclass(unit_class) and issubclass(unit_class, BuiltinUnit)):
+        raise DriverError(f"{spec.path}: {path} has no built-in unit class '{class_name}'")
+    return unit_class

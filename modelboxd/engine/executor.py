@@ -1,0 +1,74 @@
+"""The engine's thread pool: one run queue by priority, named threads, optional CPU binding."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+
+log = logging.getLogger(__name__)
+
+Priority = tuple[int, int]
+
+
+class Executor:
+    """Runs callables on `threads` threads; the smallest priority first, equal ones in order of arrival."""
+
+    def __init__(self, threads: int, *, cpus: Sequence[int] = (), name: str = "mb-engine") -> None:
+        self.threads = threads
+        self._cpus = list(cpus)
+        self._queue: list[tuple[Priority, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._changed = threading.Condition(threading.Lock())
+        self._idle = 0
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._main, args=(number,), name=f"{name}-{number}", daemon=True)
+            for number in range(threads)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, timeout_s: float | None = None) -> bool:
+        """Ends the threads once the queue is empty; False when one still ran after `timeout_s` in all."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(timeout_s)
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def post(self, priority: Priority, function: Callable[[], None]) -> None:
+        """Queues `function`. It must not raise; what it raises all the same is logged. [any thread]"""
+        with self._changed:
+            heapq.heappush(self._queue, (priority, next(self._order), function))
+            if self._idle:
+                self._changed.notify()
+
+    def queued(self) -> int:
+        """How many calls wait for a thread."""
+        return len(self._queue)
+
+    def _main(self, number: int) -> None:
+        if self._cpus:
+            os.sched_setaffinity(threading.get_native_id(), {self._cpus[number % len(self._cpus)]})
+        while True:
+            with self._changed:
+                while not self._queue:
+                    if self._closed:
+                        return
+                    self._idle += 1
+                    self._changed.wait()
+                    self._idle -= 1
+                function = heapq.heappop(self._queue)[2]
+            try:
+                function()
+            except Exception:
+                log.exception("internal error on engine thread %d", number)
+            del function  # keeps no job alive while idle

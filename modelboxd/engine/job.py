@@ -1,0 +1,233 @@
+"""A job: a graph that runs. Owns its steps, its sessions and the lock that guards them.
+
+Lock discipline: everything about queues, feeds and sessions changes under `lock`. Whatever may block, call
+user-visible code or take long happens outside: units run in execute(), callbacks wait in `after`. settle()
+runs inline steps and callbacks until nothing is left for the calling thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from modelbox.errors import InternalError, ModelBoxError, ShutdownError
+from modelboxd.engine.feed import Feed
+from modelboxd.engine.session import Session
+from modelboxd.engine.step import Step
+from modelboxd.engine.unit import Services
+
+if TYPE_CHECKING:
+    from modelbox._core.memory import Pool
+    from modelbox.spec import UnitSpec
+    from modelboxd.engine.executor import Executor
+    from modelboxd.graph import model
+    from modelboxd.workers.pool import WorkerGroup
+
+log = logging.getLogger(__name__)
+
+
+class JobState(Enum):
+    CREATED = "created"
+    RUNNING = "running"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettings:
+    """What the engine needs to know beside the graph."""
+
+    drain_timeout_s: float = 30.0  # stop(): how long sessions under way may take
+    close_timeout_s: float = 5.0  # how long the units may take to close
+
+
+class Job:
+    """One running graph. start() opens every unit and lets the sources go; stop() drains and closes."""
+
+    def __init__(
+        self,
+        name: str,
+        executor: Executor,
+        pool: Pool,
+        services: Services,
+        *,
+        settings: JobSettings,
+        library_unit: Callable[[UnitSpec], Any],
+        start_workers: Callable[[str, model.Node, Callable[[], None]], WorkerGroup],
+    ) -> None:
+        self.name = name
+        self.executor = executor
+        self.pool = pool
+        self.services = services
+        self.settings = settings
+        self.library_unit = library_unit
+        self._start_workers = start_workers
+        self.lock = threading.Lock()
+        self.quiet = threading.Condition(self.lock)  # notified when the last session ends
+        self.steps: list[Step] = []
+        self.sources: list[Any] = []
+        self.sessions: set[Session] = set()
+        self.owners: dict[Feed, Step] = {}
+        self.inline: deque[Step] = deque()
+        self.after: deque[Callable[[], None]] = deque()
+        self.state = JobState.CREATED
+        self.error: ModelBoxError | None = None
+        self._settling = threading.local()
+
+    def start_workers(self, node: model.Node, on_room: Callable[[], None]) -> WorkerGroup:
+        """The worker processes of a Python node, ready for calls; raises UnitError."""
+        return self._start_workers(self.name, node, on_room)
+
+    # ---- life ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Opens all steps side by side, then starts the sources. Raises the first error, everything closed."""
+        opened: list[Step] = []
+        failure: ModelBoxError | None = None
+        with ThreadPoolExecutor(max_workers=max(1, len(self.steps)), thread_name_prefix="mb-open") as pool:
+            for step, future in [(step, pool.submit(step.open)) for step in self.steps]:
+                try:
+                    future.result()
+                    opened.append(step)
+                except ModelBoxError as error:
+                    failure = failure or error
+                except Exception as error:
+                    log.exception("cannot open node '%s'", step.name)
+                    text = f"node '{step.name}': cannot open: {type(error).__name__}: {error}"
+                    failure = failure or InternalError(text)
+        if failure is None:
+            self.state = JobState.RUNNING
+            failure = self._start_sources()
+        if failure is not None:
+            self.state = JobState.FAILED
+            self.error = failure
+            self._close_steps(opened)
+            raise failure
+
+    def _start_sources(self) -> ModelBoxError | None:
+        started = []
+        for source in self.sources:
+            try:
+                source.start()
+                started.append(source)
+            except ModelBoxError as error:
+                for other in started:
+                    other.stop()
+                return error
+        return None
+
+    def stop(self, drain_timeout_s: float | None = None) -> int:
+        """Takes no more work, waits for what is under way, closes all units.
+
+        Returns how many sessions were cut off because the drain deadline passed. Not from the I/O thread.
+        """
+        if self.state is not JobState.RUNNING:
+            return 0
+        self.state = JobState.DRAINING
+        for source in self.sources:
+            source.stop()
+        limit = self.settings.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
+        lost = self._drain(time.monotonic() + limit)
+        self._close_steps(self.steps)
+        self.state = JobState.STOPPED
+        return lost
+
+    def _drain(self, deadline: float) -> int:
+        with self.quiet:
+            self.quiet.wait_for(lambda: not self.sessions, max(0.0, deadline - time.monotonic()))
+            late = list(self.sessions)
+            for session in late:
+                self.fail_locked(session, ShutdownError(f"job '{self.name}' was stopped before this was done"))
+        self.settle()
+        if late:
+            log.warning("job '%s': %d sessions were cut off by the drain deadline", self.name, len(late))
+            with self.quiet:  # what runs in C or in a worker cannot be interrupted here, only waited for
+                self.quiet.wait_for(lambda: not self.sessions, self.settings.close_timeout_s)
+        return len(late)
+
+    def _close_steps(self, steps: list[Step]) -> None:
+        for step in reversed(steps):
+            try:
+                step.close()
+            except Exception:
+                log.exception("closing node '%s' failed", step.name)
+
+    # ---- running ----------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Runs waiting callbacks and inline steps. A nested call leaves the rest to the outer one."""
+        if getattr(self._settling, "busy", False):
+            return
+        self._settling.busy = True
+        try:
+            while self._settle_one():
+                pass
+        finally:
+            self._settling.busy = False
+
+    def _settle_one(self) -> bool:
+        callback = work = step = None
+        with self.lock:
+            if self.after:
+                callback = self.after.popleft()
+            elif self.inline:
+                step = self.inline.popleft()
+                step.asked = False
+                work = None if step.is_blocked() else step.take()
+            else:
+                return False
+        if callback is not None:
+            try:
+                callback()
+            except Exception:
+                log.exception("job '%s': a callback failed", self.name)
+        elif work is not None and step is not None:
+            step.turn_inline(work)
+        return True
+
+    # ---- sessions ---------------------------------------------------------------------------------------------
+
+    def fail_session(self, session: Session, error: ModelBoxError) -> None:
+        """Ends a session with an error; see Session.cancel()."""
+        with self.lock:
+            self.fail_locked(session, error)
+        self.settle()
+
+    def fail_locked(self, session: Session, error: ModelBoxError) -> None:
+        """fail_session() with the lock held; the caller settles."""
+        if session.dead or session.ended:
+            return
+        session.dead = True
+        session.error = error
+        self._notify_end(session)
+        for feed in list(session.feeds):
+            self.owners[feed].drop(feed)
+        for source in self.sources:
+            source.forget(session)
+
+    def end_locked(self, session: Session) -> None:
+        """The last feed of the session is closed (lock held)."""
+        if session.ended:
+            return
+        session.ended = True
+        self._notify_end(session)
+        if session.workers:
+            workers, session.workers = session.workers, None
+            number = session.number
+            self.after.append(lambda: [worker.end_sessions([number]) for worker in workers] and None)
+        self.sessions.discard(session)
+        if not self.sessions:
+            self.quiet.notify_all()
+
+    def _notify_end(self, session: Session) -> None:
+        callback, session.on_end = session.on_end, None
+        if callback is not None:
+            self.after.append(lambda: callback(session))

@@ -1,0 +1,119 @@
+"""What a built-in unit (our own Python, run inside the daemon) sees of the engine, and the engine of it.
+
+Built-in units exist where the work is I/O or releases the GIL: HTTP, inference runtimes. A user's Python
+never runs here; it runs in worker processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from modelbox.errors import ModelBoxError
+
+if TYPE_CHECKING:
+    from modelbox._core.memory import Pool
+    from modelbox.buffer import Buffer, BufferList
+    from modelbox.configuration import Configuration
+    from modelboxd.graph.model import Node
+    from modelboxd.loop import IoThread
+
+
+class SessionView(Protocol):
+    """The part of a session that units use."""
+
+    id: str  # UUID text
+    private: dict[str, Any]
+    error: ModelBoxError | None
+
+    @property
+    def ended(self) -> bool: ...
+
+    def cancel(self, reason: ModelBoxError) -> None:
+        """Ends the session early: queued work is dropped, running work is not waited for. [any thread]"""
+
+
+class UnitCall(Protocol):
+    """One process() call: what came in, where results go."""
+
+    session: SessionView | None  # STREAM units: the stream's session; NORMAL: None (buffers may be mixed)
+
+    def input(self, port: str) -> BufferList: ...
+
+    def output(self, port: str) -> BufferList: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the daemon lends to built-in units."""
+
+    job: str  # name of the job
+    pool: Pool  # where buffers come from
+    io: IoThread  # the asyncio loop thread
+    listeners: Any  # modelboxd.server.listener.Listeners: shared HTTP ports
+    cpus: int  # CPUs of this process: affinity and cgroup quota
+    threads: int  # size of the engine's thread pool
+
+
+class BuiltinUnit:
+    """Base class of built-in units. One instance per node.
+
+    `inline = True` promises that process() never blocks and is short: it then runs on whatever thread made
+    it ready, without a hand-over. Otherwise it runs on an engine thread.
+    """
+
+    inline: ClassVar[bool] = False
+
+    def __init__(self, node: Node, config: Configuration, services: Services) -> None:
+        self.node = node
+        self.config = config
+        self.services = services
+
+    def open(self) -> None:
+        """Called once before the first call. Raise ConfigError or UnitError with a one-line reason."""
+
+    def close(self) -> None:
+        """Called once after the last call; must not raise."""
+
+    def process(self, call: UnitCall) -> None:
+        """One call; push to `call.output(port)`. NORMAL units: as many out as in, several calls at once.
+
+        An exception becomes error buffers `<unit>.ProcessError` for the buffers of this call.
+        """
+        raise NotImplementedError
+
+
+class Entry(Protocol):
+    """A source unit's door into the engine. Thread-safe; never blocks."""
+
+    def open(
+        self, private: dict[str, Any] | None = None, on_end: Callable[[SessionView], None] | None = None
+    ) -> SessionView:
+        """A new session.
+
+        `on_end(session)` is called exactly once, on any thread, when everything of the session has left the
+        graph or the session failed (`session.error` is then set). Raises BusyError when the entry queue is
+        full, ShutdownError when the job is stopping.
+        """
+
+    def send(self, session: SessionView, port: str, buffers: Sequence[Buffer], *, end: bool = False) -> None:
+        """Appends buffers to the session's stream on `port`; `end` closes the stream after them."""
+
+    def has_room(self) -> bool:
+        """False when back-pressure from the graph has filled the entry queue."""
+
+
+class SourceUnit(BuiltinUnit):
+    """Base class of built-in units without input ports."""
+
+    def start(self, entry: Entry) -> None:
+        """Begin to produce; called once after every node of the job is open. Must not block."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Stop taking new work; sessions under way go on. Returns when no new session can start."""
+        raise NotImplementedError
+
+    def process(self, call: UnitCall) -> None:
+        raise NotImplementedError("a source has no input")
