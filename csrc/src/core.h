@@ -251,10 +251,14 @@ uint32_t mb_peer_take_fds(mb_peer *peer, uint32_t *arenas, int32_t *fds, uint32_
 /* Decodes exactly `count` buffers from bytes[*used, size) and appends them, sealed. Nothing is appended on failure. */
 int32_t mb_peer_decode(mb_peer *peer, const uint8_t *bytes, uint64_t size, uint64_t *used, uint32_t count,
                        mb_list *list, mb_error *error);
-/* The other side gives lent buffers back. -MB_INVALID (and nothing released) when one id is not lent. */
+/* The other side gives lent buffers back. -MB_INVALID when an id is not lent (those before it are released). */
 int32_t mb_peer_release(mb_peer *peer, const uint64_t *ids, uint32_t count, mb_error *error);
 /* Ids that this side is done with and must give back to the other: fills at most `capacity`. */
 uint32_t mb_peer_take_done(mb_peer *peer, uint64_t *ids, uint32_t capacity);
+/* Arenas sent to the other side that are gone here: it should unmap them. Fills at most `capacity`. */
+uint32_t mb_peer_take_gone(mb_peer *peer, uint32_t *arenas, uint32_t capacity);
+/* Forgets an arena of the other side; its mapping goes with the last buffer in it. -MB_NOTFOUND when unknown. */
+int32_t mb_peer_unmap(mb_peer *peer, uint32_t arena);
 /* Buffers and bytes lent out now. */
 void mb_peer_lent(const mb_peer *peer, uint64_t *buffers, uint64_t *bytes);
 

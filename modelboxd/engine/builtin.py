@@ -65,7 +65,9 @@ class BuiltinStep(Step):
                     inputs = part.inputs if whole else [slice_list(items, start, count) for items in part.inputs]
                     results = self._call(inputs, part.feed.stream.session)
                 else:
-                    passed = concat([slice_list(first_bad(part.inputs, at), at, 1) for at in range(start, start + count)])
+                    passed = concat(
+                        [slice_list(first_bad(part.inputs, at), at, 1) for at in range(start, start + count)]
+                    )
                     results = [passed for _ in self.output_ports]
                 for port, items in enumerate(results):
                     pieces[port].append(items)
@@ -75,7 +77,11 @@ class BuiltinStep(Step):
         if self.sees_errors or not has_errors(inputs):
             return self._call(inputs, None)
         kept, good = split_errors(inputs)
-        results = self._call(kept, None) if kept[0].count else [BufferList().to_core(self.job.pool) for _ in self.output_ports]
+        results = (
+            self._call(kept, None)
+            if kept[0].count
+            else [BufferList().to_core(self.job.pool) for _ in self.output_ports]
+        )
         return [merge_errors(inputs, good, items) for items in results]
 
     def _call(self, inputs: list[CoreList], session: Session | None) -> list[CoreList]:

@@ -60,7 +60,20 @@ class Part:
 class Feed:
     """One stream at one step. Guarded by the job's lock."""
 
-    __slots__ = ("avail", "begun", "busy", "dead", "ended", "metas", "queues", "ready", "slots", "state", "stream", "taken_end")
+    __slots__ = (
+        "avail",
+        "begun",
+        "busy",
+        "dead",
+        "ended",
+        "metas",
+        "queues",
+        "ready",
+        "slots",
+        "state",
+        "stream",
+        "taken_end",
+    )
 
     def __init__(self, stream: Stream, ports: int) -> None:
         self.stream = stream

@@ -32,7 +32,9 @@ class NativeNodes:
 
     def _open(self, job: Job, node: model.Node) -> Any:
         unit = job.library_unit(node.unit)
-        keep = [(ffi.new("char[]", key.encode()), ffi.new("char[]", value.encode())) for key, value in node.options.items()]
+        keep = [
+            (ffi.new("char[]", key.encode()), ffi.new("char[]", value.encode())) for key, value in node.options.items()
+        ]
         keys = ffi.new("char *[]", [key for key, _ in keep])
         values = ffi.new("char *[]", [value for _, value in keep])
         error = new_error()

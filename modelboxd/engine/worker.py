@@ -244,7 +244,9 @@ class WorkerStep(Step):
             self.schedule()
         job.settle()
 
-    def _unpack_normal(self, trip: Trip, results: list[WorkerResult], failures: list[tuple[Part, ModelBoxError]]) -> None:
+    def _unpack_normal(
+        self, trip: Trip, results: list[WorkerResult], failures: list[tuple[Part, ModelBoxError]]
+    ) -> None:
         work = trip.work
         sent = sum(trip.good) if trip.good is not None else work.count
         outputs = [new_list(0) for _ in self.output_ports]
@@ -257,7 +259,9 @@ class WorkerStep(Step):
             outputs = [merge_errors(work.inputs, trip.good, items) for items in outputs]
         work.give(outputs)
 
-    def _unpack_stream(self, trip: Trip, results: list[WorkerResult], failures: list[tuple[Part, ModelBoxError]]) -> None:
+    def _unpack_stream(
+        self, trip: Trip, results: list[WorkerResult], failures: list[tuple[Part, ModelBoxError]]
+    ) -> None:
         answers = iter(zip(results, trip.calls, strict=True))
         for part in trip.work.parts:
             pieces: list[list[CoreList]] = [[] for _ in self.output_ports]

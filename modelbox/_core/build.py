@@ -1,0 +1,79 @@
+"""Builds the C core as a cffi extension (API mode). The declarations come from the headers themselves.
+
+`python modelbox/_core/build.py` builds in place (by path, since the package cannot be imported before); setup.py
+uses `ffibuilder`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from cffi import FFI
+
+ROOT = Path(__file__).resolve().parents[2]
+CSRC = ROOT / "csrc"
+MODULE = "modelbox._core._native"
+CFLAGS = ["-std=gnu11", "-O2", "-g", "-fvisibility=hidden", "-Wall", "-Wextra"]
+
+
+def declarations() -> str:
+    """The headers after the preprocessor, without what only a compiler needs."""
+    text = ""
+    for header in ("include/modelbox/plugin.h", "src/core.h"):
+        command = [os.environ.get("CC", "cc"), "-E", "-P", "-DMB_CFFI", "-DMB_EXPORT=", "-x", "c", str(CSRC / header)]
+        text += subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    # The entry is what plugins export; the core does not.
+    return "\n".join(line for line in text.splitlines() if "mb_plugin_entry_v1" not in line)
+
+
+def make_ffi(base: Path | None = None) -> FFI:
+    """The builder; files are named relative to `base`, as setuptools wants it, or absolutely without one."""
+
+    def name(path: Path) -> str:
+        return os.path.relpath(path, base) if base else str(path)
+
+    ffi = FFI()
+    ffi.cdef(declarations())
+    ffi.set_source(
+        MODULE,
+        '#include "core.h"\n',
+        sources=sorted(name(path) for path in (CSRC / "src").glob("*.c")),
+        include_dirs=[name(CSRC / "include"), name(CSRC / "src")],
+        extra_compile_args=CFLAGS,
+        extra_link_args=["-pthread"],
+        depends=sorted(name(path) for path in CSRC.glob("*/**/*.h")),
+    )
+    return ffi
+
+
+def build_exporter(directory: Path) -> None:
+    """The small extension type of exporter.c, beside this file."""
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    target = directory / f"_exporter{suffix}"
+    include = sysconfig.get_paths()["include"]
+    command = [os.environ.get("CC", "cc"), "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", f"-I{include}"]
+    command += [str(directory / "exporter.c"), "-o", str(target) + ".new"]
+    subprocess.run(command, check=True)
+    os.replace(str(target) + ".new", target)
+
+
+def build_in_place() -> None:
+    """Compiles beside the sources, for checkouts and editable installs."""
+    here = Path(__file__).resolve().parent
+    ffi = make_ffi()
+    with tempfile.TemporaryDirectory() as scratch:
+        built = Path(ffi.compile(tmpdir=scratch))
+        shutil.move(built, here / (built.name + ".new"))
+        os.replace(here / (built.name + ".new"), here / built.name)
+    build_exporter(here)
+
+
+ffibuilder = make_ffi(ROOT) if __name__ != "__main__" else None
+
+if __name__ == "__main__":
+    build_in_place()

@@ -1,0 +1,403 @@
+"""Buffer and BufferList: data plus typed meta, as flow units see them.
+
+A Buffer is either over the core's memory (received, or allocated from the pool) or over Python data that is
+copied into the pool once, when it is sent. Data that was received belongs to everybody: it is shown without a
+copy, and what a unit writes into it stays in this process until the buffer is pushed again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelbox import meta
+from modelbox._core import ffi, lib
+from modelbox._core.memory import Pool, new_list
+from modelbox.device import CPU, Device
+from modelbox.dtypes import UINT8, ModelBoxDataType, from_numpy, to_numpy
+
+if TYPE_CHECKING or sys.version_info >= (3, 12):
+    Exporter = object  # __buffer__ is part of the language there
+else:
+    from modelbox._core._exporter import Exporter
+
+CData = Any
+Array = npt.NDArray[Any]
+
+RAW, IMAGE, STRING = 0, 1, 2
+_pool: Pool | None = None
+
+
+def default_pool() -> Pool:
+    """The pool of this process for buffers that are allocated ahead; made on first use."""
+    global _pool
+    if _pool is None:
+        _pool = Pool()
+    return _pool
+
+
+def set_default_pool(pool: Pool) -> None:
+    """Makes `pool` the one of this process."""
+    global _pool
+    _pool = pool
+
+
+
+
+class Buffer(Exporter):
+    """Data, meta and perhaps an error.
+
+    `Buffer(device, array)` keeps the array (no copy when it is C-contiguous) and sets meta `shape` and `type`;
+    `Buffer(device, str)` holds UTF-8 text; `Buffer(device, bytes)` raw bytes; `Buffer(device, [array, ...])` the
+    arrays one after the other; `Buffer(device)` nothing; `Buffer(buffer)` shares the data and copies the meta.
+    """
+
+    ModelBoxDataType = ModelBoxDataType
+    __slots__ = ("_core", "_data", "_error", "_kind", "_meta", "_meta_changed", "_scribbled")
+
+    def __init__(self, device: Device | Buffer | None = None, data: Any = None) -> None:
+        self._core: CData = None  # mb_buffer *, ours
+        self._data: Array | bytes | None = None  # not yet in shared memory
+        self._meta: dict[str, Any] | None = {}  # None: still encoded in _core
+        self._meta_changed = False
+        self._kind = RAW
+        self._error: tuple[str, str] | None = None
+        self._scribbled = False
+        if isinstance(device, Buffer):
+            self._copy_from(device)
+        elif data is not None:
+            if isinstance(data, bytes):
+                self._set_array(np.frombuffer(data, np.uint8))
+            else:
+                self.build(data)
+
+    @classmethod
+    def from_core(cls, pointer: CData) -> Buffer:
+        """Wraps a core buffer; takes over one reference."""
+        self = cls.__new__(cls)
+        self._core = ffi.gc(pointer, lib.mb_buffer_unref)
+        self._data = None
+        self._meta = None
+        self._meta_changed = False
+        self._kind = lib.mb_buffer_kind(pointer)
+        self._error = None
+        self._scribbled = False
+        code, message = ffi.new("char **"), ffi.new("char **")
+        if lib.mb_buffer_error(pointer, code, message):
+            self._error = (
+                ffi.string(code[0]).decode(errors="replace"),
+                ffi.string(message[0]).decode(errors="replace"),
+            )
+        return self
+
+    def _copy_from(self, other: Buffer) -> None:
+        self._core, self._data, self._kind, self._error = other._core, other._data, other._kind, other._error
+        self._meta = None if other._meta is None else dict(other._meta)
+        self._meta_changed, self._scribbled = other._meta_changed, other._scribbled
+
+    # ---- data ----------------------------------------------------------------------------------------
+
+    def build(self, data: Any) -> None:
+        """Replaces the data: text or bytes (kind STRING), a list of arrays, or anything with an array form."""
+        self._core, self._error, self._scribbled = None, None, False
+        self._meta = self.meta_dict() if self._meta is None else self._meta
+        if isinstance(data, str):
+            self._data, self._kind = data.encode("utf-8", "surrogateescape"), STRING
+        elif isinstance(data, (bytes, bytearray)):
+            self._data, self._kind = bytes(data), STRING
+        elif isinstance(data, list):
+            arrays = [np.ascontiguousarray(item) for item in data]
+            if not arrays:
+                raise RuntimeError("can not accept empty numpy.")
+            self._set_array(np.concatenate([array.reshape(-1) for array in arrays]))
+            self.set("shape", [list(array.shape) for array in arrays])
+        else:
+            self._set_array(np.asarray(data))
+
+    def _set_array(self, array: Array) -> None:
+        if array.ndim == 0:
+            raise RuntimeError("can not accept empty numpy.")
+        kind = from_numpy(array.dtype)
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        self._data = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+        self._kind = RAW
+        values = self._meta if self._meta is not None else {}
+        values["shape"], values["type"] = list(array.shape), kind
+        self._meta, self._meta_changed = values, True
+
+    def get_bytes(self) -> int:
+        """Size of the data in bytes; 0 for an error."""
+        if self._data is not None:
+            return len(self._data) if isinstance(self._data, bytes) else int(self._data.nbytes)
+        return 0 if self._core is None or self._error else int(lib.mb_buffer_size(self._core))
+
+    def view(self) -> memoryview:
+        """The bytes, read-only, without a copy; stays valid as long as somebody holds it."""
+        if self._data is not None:
+            return memoryview(self._data).toreadonly().cast("B") if self.get_bytes() else memoryview(b"")
+        size = self.get_bytes()
+        return memoryview(self._hold(lib.mb_buffer_data(self._core), size)).toreadonly() if size else memoryview(b"")
+
+    def _hold(self, data: CData, size: int) -> Any:
+        """A buffer object over core memory that keeps the memory alive."""
+        core = self._core
+        lib.mb_buffer_ref(core)
+        return ffi.buffer(ffi.gc(ffi.cast("char *", data), lambda _: lib.mb_buffer_unref(core)), size)
+
+    def _shaped(self, array: Array) -> Array:
+        """A flat byte array with the shape and type that the meta tells, where they fit its size."""
+        values = self.meta_dict()
+        dtype = to_numpy(values.get("type"))
+        if array.nbytes % dtype.itemsize:
+            return array
+        typed = array.view(dtype)
+        shape = values.get("shape")
+        if isinstance(shape, list) and all(isinstance(dim, int) and dim >= 0 for dim in shape):
+            count = 1
+            for dim in shape:
+                count *= dim
+            if count == typed.size:
+                return typed.reshape(shape)
+        return typed.reshape(-1)
+
+    def numpy(self) -> Array:
+        """The data as an array by meta `shape` and `type`: a read-only view, no copy."""
+        if isinstance(self._data, np.ndarray):
+            array = self._data.view()
+            array.flags.writeable = False
+            return array
+        return self._shaped(np.frombuffer(self.view(), np.uint8))
+
+    def _writable(self) -> Array:
+        """The data as a writable array, without a copy where nobody else can see the writes."""
+        if isinstance(self._data, np.ndarray) and self._data.flags.writeable:
+            return self._data
+        if self._core is not None and self._data is None:
+            size = self.get_bytes()
+            own = lib.mb_buffer_writable(self._core)
+            place = own if own != ffi.NULL else lib.mb_buffer_scribble(self._core)
+            if place != ffi.NULL and size:
+                self._scribbled = self._scribbled or own == ffi.NULL
+                return self._shaped(np.frombuffer(self._hold(place, size), np.uint8))
+        values = self.meta_dict()
+        copy = self.numpy().copy()
+        self._meta, self._core, self._data = values, None, copy
+        self._meta_changed = True
+        return copy
+
+    def __buffer__(self, flags: int) -> memoryview:
+        return memoryview(self._writable())
+
+    def as_object(self) -> Any:
+        """Text for kind STRING, else an independent flat array with the type of meta `type`."""
+        if self._kind == STRING:
+            return str(self)
+        return self.numpy().reshape(-1).copy() if self.get_bytes() else np.zeros(0, to_numpy(self.meta_dict().get("type")))
+
+    def as_bytes(self) -> bytes:
+        """A copy of the data."""
+        return bytes(self.view())
+
+    def __str__(self) -> str:
+        return self.as_bytes().decode()
+
+    def __len__(self) -> int:
+        return self.get_bytes()
+
+    # ---- error --------------------------------------------------------------------------------------------
+
+    def has_error(self) -> bool:
+        return self._error is not None
+
+    def set_error(self, code: str, message: str) -> None:
+        """Drops the data and makes this an error; `code` is "<Unit>.<Reason>"."""
+        self._meta = self.meta_dict()
+        self._meta_changed = True
+        self._core = self._data = None
+        self._error = (code, message)
+
+    def get_error_code(self) -> str:
+        return self._error[0] if self._error else ""
+
+    def get_error_msg(self) -> str:
+        return self._error[1] if self._error else ""
+
+    # ---- meta ---------------------------------------------------------------------------------------------
+
+    def meta_dict(self) -> dict[str, Any]:
+        """All meta values; do not change the dict."""
+        if self._meta is None:
+            size = ffi.new("uint64_t *")
+            block = lib.mb_buffer_meta(self._core, size)
+            self._meta = meta.decode(ffi.buffer(block, size[0]), _allow_pickle) if size[0] else {}
+        return self._meta
+
+    def get(self, key: str) -> Any:
+        """The value of a meta key. Raises ValueError when it is missing."""
+        try:
+            return self.meta_dict()[key]
+        except KeyError:
+            raise ValueError(f"can not find buffer meta: {key}") from None
+
+    def set(self, key: str, value: Any) -> None:
+        """Sets a meta key. Raises ValueError or TypeError for values that cannot be sent."""
+        if self._meta is None:
+            self.meta_dict()
+        assert self._meta is not None
+        self._meta[key] = value
+        self._meta_changed = True
+
+    def keys(self) -> list[str]:
+        """The meta keys."""
+        return list(self.meta_dict())
+
+    def copy_meta(self, other: Buffer, is_override: bool = False) -> None:
+        """Copies the meta keys that this buffer does not have; with `is_override` all of them."""
+        own = self.meta_dict()
+        for key, value in other.meta_dict().items():
+            if is_override or key not in own:
+                own[key] = value
+                self._meta_changed = True
+
+    # ---- towards the core -----------------------------------------------------------------------------------
+
+    def to_core(self, pool: Pool) -> CData:
+        """This buffer as mb_buffer *, borrowed; data not yet in shared memory is copied into `pool`.
+
+        Raises OutOfMemoryError at a memory limit.
+        """
+        if self._core is not None and not self._meta_changed and not self._scribbled:
+            return self._core
+        if self._error is not None:
+            core = ffi.gc(lib.mb_buffer_share(_empty()), lib.mb_buffer_unref)
+            code, message = (text.encode(errors="replace").replace(b"\0", b" ") for text in self._error)
+            lib.mb_buffer_set_error(core, code, message)
+        elif self._core is None:
+            core = pool.copy_of(self._data) if self.get_bytes() else pool.new(0)
+        elif self._scribbled:
+            core = pool.copy_of(self.view())
+        elif lib.mb_buffer_is_sealed(self._core):
+            core = ffi.gc(lib.mb_buffer_share(self._core), lib.mb_buffer_unref)
+        else:
+            core = self._core
+        lib.mb_buffer_set_kind(core, self._kind)
+        block = meta.encode(self.meta_dict())
+        if block and lib.mb_buffer_set_meta(core, block, len(block)) < 0:
+            raise ValueError(f"the meta of a buffer is too large ({len(block)} bytes)")
+        self._core, self._meta_changed, self._scribbled = core, False, False
+        if not isinstance(self._data, np.ndarray):
+            self._data = None  # an array stays, since its owner may hold and change it
+        return core
+
+
+for _name in ("UINT8", "INT8", "BOOL", "INT16", "UINT16", "INT32", "UINT32", "INT64", "UINT64", "FLOAT", "DOUBLE"):
+    setattr(Buffer, _name, ModelBoxDataType[_name])
+
+_allow_pickle = False
+_blank: CData = None
+
+
+def allow_pickle() -> None:
+    """Lets this process rebuild pickled meta values; for worker processes, never for the daemon."""
+    global _allow_pickle
+    _allow_pickle = True
+
+
+def _empty() -> CData:
+    global _blank
+    if _blank is None:
+        _blank = default_pool().new(0)
+    return _blank
+
+
+class BufferList:
+    """Ordered buffers of one port in one process() call."""
+
+    __slots__ = ("_device", "_items")
+
+    def __init__(self, device: Device | Buffer | Sequence[Buffer] | None = None) -> None:
+        self._device = device if isinstance(device, Device) else CPU
+        self._items: list[Buffer] = []
+        if isinstance(device, Buffer):
+            self.push_back(device)
+        elif isinstance(device, (list, tuple)):
+            for item in device:
+                self.push_back(item)
+
+    @classmethod
+    def from_core(cls, items: CData) -> BufferList:
+        """The buffers of an mb_list, which stays as it is."""
+        made = cls()
+        made._items = [
+            Buffer.from_core(lib.mb_buffer_ref(items.items[position])) for position in range(items.count)
+        ]
+        return made
+
+    def to_core(self, pool: Pool) -> CData:
+        """A new mb_list over all buffers."""
+        items = new_list(len(self._items))
+        for buffer in self._items:
+            lib.mb_list_push(items, lib.mb_buffer_ref(buffer.to_core(pool)))
+        return items
+
+    def build(self, sizes: Sequence[int]) -> None:
+        """Allocates one buffer per size (bytes); write into them through np.array(buffer, copy=False)."""
+        self._items = []
+        for size in sizes:
+            pointer = default_pool().new(size)
+            self._items.append(Buffer.from_core(lib.mb_buffer_ref(pointer)))
+
+    def push_back(self, item: Any) -> None:
+        """Appends a buffer (shares its data, copies its meta), an array, or text."""
+        self._items.append(Buffer(item) if isinstance(item, Buffer) else Buffer(self._device, item))
+
+    def size(self) -> int:
+        return len(self._items)
+
+    def front(self) -> Buffer | None:
+        return self._items[0] if self._items else None
+
+    def back(self) -> Buffer | None:
+        return self._items[-1] if self._items else None
+
+    def get_bytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(item.get_bytes() for item in self._items)
+
+    def get_device(self) -> Device:
+        return self._device
+
+    def set(self, key: str, value: Any) -> None:
+        """Sets a meta key on all buffers."""
+        for item in self._items:
+            item.set(key, value)
+
+    def set_error(self, code: str, message: str) -> None:
+        """Makes all buffers errors."""
+        for item in self._items:
+            item.set_error(code, message)
+
+    def copy_meta(self, other: BufferList, is_override: bool = False) -> None:
+        """Buffer.copy_meta() pair by pair."""
+        for mine, theirs in zip(self._items, other._items, strict=False):
+            mine.copy_meta(theirs, is_override)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Buffer]:
+        return iter(self._items)
+
+    def __getitem__(self, position: int) -> Buffer | None:
+        """The buffer at `position`, None behind the end. Raises TypeError for a negative one."""
+        if not isinstance(position, int) or position < 0:
+            raise TypeError("a position must be a whole number from 0 on")
+        return self._items[position] if position < len(self._items) else None
+
+
+__all__ = ["UINT8", "Buffer", "BufferList", "allow_pickle", "default_pool", "set_default_pool"]

@@ -1,0 +1,89 @@
+"""Configuration: typed reading of options that are text inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_WORDS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def _bool(text: str) -> bool:
+    return _WORDS[text.strip().lower()]
+
+
+def _int(text: str) -> int:
+    return int(text.strip())
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return ",".join(_text(item) for item in value)
+    return str(value)
+
+
+class Configuration:
+    """Key/value options. A missing or unconvertible value gives the default; a scalar read as a list has one
+    item; lists are text separated by commas."""
+
+    def __init__(self, values: Mapping[str, object] | None = None) -> None:
+        self._values: dict[str, str] = {key: _text(value) for key, value in (values or {}).items()}
+
+    def set(self, key: str, value: Any) -> None:
+        """Sets a scalar or a list."""
+        self._values[key] = _text(value)
+
+    def contain(self, key: str) -> bool:
+        """Whether the key is set."""
+        return key in self._values
+
+    __contains__ = contain
+
+    def keys(self) -> list[str]:
+        """All keys."""
+        return list(self._values)
+
+    def _one(self, key: str, default: T, convert: Callable[[str], T]) -> T:
+        text = self._values.get(key)
+        if text is None:
+            return default
+        try:
+            return convert(text)
+        except (ValueError, KeyError):
+            return default
+
+    def _many(self, key: str, default: list[T] | None, convert: Callable[[str], T]) -> list[T]:
+        text = self._values.get(key)
+        if text is None:
+            return [] if default is None else default
+        try:
+            return [convert(item.strip()) for item in text.split(",")]
+        except (ValueError, KeyError):
+            return [] if default is None else default
+
+    def get_string(self, key: str, default: str = "") -> str:
+        return self._one(key, default, str)
+
+    def get_bool(self, key: str, default: bool = False) -> bool:
+        return self._one(key, default, _bool)
+
+    def get_int(self, key: str, default: int = 0) -> int:
+        return self._one(key, default, _int)
+
+    def get_float(self, key: str, default: float = 0.0) -> float:
+        return self._one(key, default, float)
+
+    def get_string_list(self, key: str, default: list[str] | None = None) -> list[str]:
+        return self._many(key, default, str)
+
+    def get_bool_list(self, key: str, default: list[bool] | None = None) -> list[bool]:
+        return self._many(key, default, _bool)
+
+    def get_int_list(self, key: str, default: list[int] | None = None) -> list[int]:
+        return self._many(key, default, _int)
+
+    def get_float_list(self, key: str, default: list[float] | None = None) -> list[float]:
+        return self._many(key, default, float)

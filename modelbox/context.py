@@ -1,0 +1,198 @@
+"""What a process() call sees: its inputs and outputs, its stream, its session."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modelbox.buffer import BufferList
+from modelbox.configuration import Configuration
+from modelbox.status import Status, StatusCode
+
+
+class _Private:
+    """Values that a unit keeps under a key."""
+
+    __slots__ = ("_private",)
+
+    def __init__(self) -> None:
+        self._private: dict[str, Any] = {}
+
+    def set_private(self, key: str, value: Any) -> None:
+        self._private[key] = value
+
+    def set_private_int(self, key: str, value: int) -> None:
+        self._private[key] = int(value)
+
+    def set_private_string(self, key: str, value: str) -> None:
+        self._private[key] = str(value)
+
+    def get_private_int(self, key: str) -> int:
+        """Raises RuntimeError for a missing key."""
+        return int(self._typed(key, int))
+
+    def get_private_string(self, key: str) -> str:
+        """Raises RuntimeError for a missing key."""
+        return str(self._typed(key, str))
+
+    def _typed(self, key: str, kind: type) -> Any:
+        value = self._private.get(key)
+        if not isinstance(value, kind):
+            raise RuntimeError("invalid key.")
+        return value
+
+
+class DataMeta(_Private):
+    """Meta of a whole stream, set with set_output_meta() before the first output."""
+
+    __slots__ = ()
+
+    def get_private(self, key: str) -> Any:
+        """The value, None when it is missing."""
+        return self._private.get(key)
+
+
+class FlowUnitEvent(DataMeta):
+    """A note of a unit to itself."""
+
+    __slots__ = ()
+
+
+class FlowUnitError:
+    """An error with a description."""
+
+    __slots__ = ("_description",)
+
+    def __init__(self, description: str, position: str = "", status: Status | None = None) -> None:
+        self._description = description if status is None else f"{description}: {position}: {status.errormsg()}"
+
+    def get_description(self) -> str:
+        return self._description
+
+
+class SessionContext(_Private):
+    """What belongs to one session: private values (of this process), configuration, id."""
+
+    __slots__ = ("_config", "_id")
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__()
+        self._id = session_id
+        self._config = Configuration()
+
+    def get_private(self, key: str) -> Any:
+        """Raises ValueError for a missing key."""
+        if key not in self._private:
+            raise ValueError(f"can not find session private: {key}")
+        return self._private[key]
+
+    def get_session_config(self) -> Configuration:
+        return self._config
+
+    def get_session_id(self) -> str:
+        return self._id
+
+
+class StreamState(_Private):
+    """Private values of a stream, and its metas."""
+
+    __slots__ = ("failed", "input_meta", "output_meta", "outputs_begun")
+
+    def __init__(self, input_meta: dict[str, DataMeta] | None = None) -> None:
+        super().__init__()
+        self.input_meta = input_meta or {}
+        self.output_meta: dict[str, DataMeta] = {}
+        self.outputs_begun = False
+        self.failed = False  # data_pre failed: the rest of the stream is skipped
+
+
+class DataContext:
+    """One process() call."""
+
+    __slots__ = ("_event", "_inputs", "_outputs", "_session", "_sessions", "_stream", "used_session")
+
+    def __init__(
+        self,
+        inputs: dict[str, BufferList],
+        outputs: dict[str, BufferList],
+        stream: StreamState,
+        sessions: dict[int, SessionContext],
+        session: tuple[int, str],
+    ) -> None:
+        self._inputs = inputs
+        self._outputs = outputs
+        self._stream = stream
+        self._sessions = sessions
+        self._session = session
+        self.used_session = False
+
+    def input(self, port: str) -> BufferList | None:
+        """The buffers of an input port; None for a port that the unit does not have."""
+        return self._inputs.get(port)
+
+    def output(self, port: str) -> BufferList | None:
+        """Where results of an output port go; None for a port that the unit does not have."""
+        return self._outputs.get(port)
+
+    def external(self) -> BufferList:
+        """External data of a source unit; empty for others."""
+        return BufferList()
+
+    def event(self) -> FlowUnitEvent | None:
+        """The event that caused this call, None for data."""
+        return None
+
+    def has_error(self) -> bool:
+        """Whether an input buffer carries an error."""
+        return any(buffer.has_error() for items in self._inputs.values() for buffer in items)
+
+    def send_event(self, event: FlowUnitEvent) -> Status:
+        """Events are not delivered yet; the status says so."""
+        return Status(StatusCode.STATUS_NOTSUPPORT, "events are not supported yet")
+
+    def set_private(self, key: str, value: Any) -> None:
+        """Keeps a value with the stream (STREAM units) or with this call (NORMAL units)."""
+        self._stream.set_private(key, value)
+
+    def get_private(self, key: str) -> Any:
+        """The value, None when it is missing."""
+        return self._stream._private.get(key)
+
+    def set_private_int(self, key: str, value: int) -> None:
+        self._stream.set_private_int(key, value)
+
+    def get_private_int(self, key: str) -> int:
+        return self._stream.get_private_int(key)
+
+    def set_private_string(self, key: str, value: str) -> None:
+        self._stream.set_private_string(key, value)
+
+    def get_private_string(self, key: str) -> str:
+        return self._stream.get_private_string(key)
+
+    def get_input_meta(self, port: str) -> DataMeta | None:
+        """Meta of the stream on an input port."""
+        if port not in self._inputs:
+            return None
+        return self._stream.input_meta.setdefault(port, DataMeta())
+
+    get_input_group_meta = get_input_meta
+
+    def set_output_meta(self, port: str, meta: DataMeta) -> Status:
+        """Sets the meta of the stream on an output port; the first call wins, before the first output."""
+        if port not in self._outputs:
+            return Status(StatusCode.STATUS_NOTFOUND, f"there is no output port '{port}'")
+        if self._stream.outputs_begun:
+            return Status(StatusCode.STATUS_INVALID, "stream meta must be set before the first output")
+        self._stream.output_meta.setdefault(port, meta)
+        return Status()
+
+    def get_session_context(self) -> SessionContext:
+        """The session's context; its private values are those of this process."""
+        number, session_id = self._session
+        self.used_session = True
+        return self._sessions.setdefault(number, SessionContext(session_id))
+
+    def get_session_config(self) -> Configuration:
+        """The session's configuration."""
+        context = self._sessions.get(self._session[0])
+        return context.get_session_config() if context is not None else Configuration()

@@ -1,0 +1,48 @@
+"""The CPU count follows affinity and cgroup quotas."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from modelboxd.cpus import cgroup_quota, cpu_count
+
+
+def group(root: Path, name: str, **files: str) -> None:
+    directory = root / name
+    directory.mkdir(parents=True, exist_ok=True)
+    for key, text in files.items():
+        (directory / key.replace("_", ".", 1)).write_text(text)
+
+
+def test_v2_takes_the_smallest_quota_on_the_way_up(tmp_path: Path) -> None:
+    member = tmp_path / "member"
+    member.write_text("0::/a/b\n")
+    root = tmp_path / "cgroup"
+    group(root, "a/b", cpu_max="max 100000\n")
+    group(root, "a", cpu_max="150000 100000\n")
+    group(root, "", cpu_max="400000 100000\n")
+    assert cgroup_quota(root, member) == 1.5
+    assert cpu_count(root, member) == min(2, len(os.sched_getaffinity(0)))
+
+
+def test_v1(tmp_path: Path) -> None:
+    member = tmp_path / "member"
+    member.write_text("4:cpu,cpuacct:/x\n3:memory:/y\n")
+    root = tmp_path / "cgroup"
+    directory = root / "cpu,cpuacct" / "x"
+    directory.mkdir(parents=True)
+    (directory / "cpu.cfs_quota_us").write_text("50000\n")
+    (directory / "cpu.cfs_period_us").write_text("100000\n")
+    assert cgroup_quota(root, member) == 0.5
+    assert cpu_count(root, member) == 1
+
+
+@pytest.mark.parametrize("text", ["", "0::/gone\n"])
+def test_no_quota(tmp_path: Path, text: str) -> None:
+    member = tmp_path / "member"
+    member.write_text(text)
+    assert cgroup_quota(tmp_path, member) == 0.0
+    assert cpu_count(tmp_path, member) == len(os.sched_getaffinity(0))
