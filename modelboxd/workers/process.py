@@ -1,0 +1,410 @@
+"""The daemon's end of one worker process: sends calls, receives results, notices death.
+
+Thread-safe where it says so; everything else runs on the I/O thread.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from modelbox._core import ffi, lib
+from modelbox._core.memory import Pool, new_error, raise_error
+from modelbox.errors import ModelBoxError, TimedOutError, UnitError, WorkerLostError
+from modelbox.status import TEXTS, StatusCode
+from modelboxd.workers import protocol
+from modelboxd.workers.output import Output
+from modelboxd.workers.protocol import (
+    HEADER,
+    ProtocolError,
+    Reader,
+    WorkerCall,
+    WorkerResult,
+    Writer,
+    arena_messages,
+    gone_message,
+    header_only,
+)
+
+if TYPE_CHECKING:
+    from modelboxd.loop import IoThread
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT = 2  # messages at a worker: one that it runs, one that waits, so that it never idles
+READS = 16  # messages taken from one worker before others get their turn
+EXIT_WAIT_S = 1.0  # how long the master may take to say how a worker ended
+IDLE_RELEASE_S = 0.25  # when nothing more is sent, a worker's memory is given back after this time
+
+Done = Callable[[list[WorkerResult]], None]
+_PYTHON_LEVELS = (logging.DEBUG, logging.INFO, 25, logging.WARNING, logging.ERROR, logging.CRITICAL)
+
+
+class Trip:
+    """One CALLS message under way."""
+
+    __slots__ = ("calls", "done")
+
+    def __init__(self, calls: list[WorkerCall], done: Done) -> None:
+        self.calls = calls
+        self.done = done
+
+
+class Worker:
+    """One worker process of a node."""
+
+    def __init__(self, name: str, number: int, io: IoThread, pool: Pool, timeout_ms: int) -> None:
+        self.name = name  # "JOB/NODE#N"
+        self.number = number
+        self.pid = 0
+        self.ready = False
+        self.alive = True
+        self.failure = ""  # why open failed
+        self.on_ready: Callable[[Worker], None] = lambda _: None
+        self.on_lost: Callable[[Worker, str], None] = lambda _, __: None
+        self.on_room: Callable[[], None] = lambda: None
+        self.kill: Callable[[int], None] = lambda _: None
+        self._io = io
+        self._pool = pool
+        self._timeout_s = timeout_ms / 1000
+        self._timer: Any = None
+        self._release_timer: Any = None
+        self._lock = threading.Lock()
+        self._trips: dict[int, Trip] = {}  # by sequence, in order
+        self._sequence = 0
+        self._outbox: deque[tuple[bytes, int | None]] = deque()
+        self._verdict = ""  # why we killed it ourselves
+        error = new_error()
+        peer = lib.mb_peer_new(pool.handle, protocol.INLINE_LIMIT, 0, error)
+        if peer == ffi.NULL:
+            raise_error(error)
+        self._peer = ffi.gc(peer, lib.mb_peer_free)
+        self._writer = Writer(self._peer)
+        self._ids = ffi.new("uint64_t[1024]")
+        self._incoming = bytearray(protocol.MESSAGE_LIMIT + HEADER.size)
+        ours, self.remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        self._sock = ours
+        self.output = Output(name, io)
+
+    # ---- starting (I/O thread) ---------------------------------------------------------------------------
+
+    def started(self, pid: int, order: bytes) -> None:
+        """The process exists: send it OPEN and listen."""
+        self.pid = pid
+        self.remote.close()
+        self.output.started()
+        self._io.loop.add_reader(self._sock, self._readable)
+        with self._lock:
+            self._send(header_only(protocol.OPEN, order))
+
+    # ---- calls ------------------------------------------------------------------------------------------
+
+    def has_room(self) -> bool:
+        """Whether one more message may be sent. [any thread]"""
+        return self.ready and self.alive and len(self._trips) < IN_FLIGHT
+
+    def outstanding(self) -> int:
+        """Calls at this worker now. [any thread]"""
+        return sum(len(trip.calls) for trip in list(self._trips.values()))
+
+    def submit(self, calls: list[WorkerCall], done: Done) -> None:
+        """Sends one message; `done(results)` is called exactly once, in the order of `calls`: on the I/O thread,
+        or on this one when the worker is gone already or the calls cannot be sent. [any thread]"""
+        trip = Trip(calls, done)
+        failure: ModelBoxError | None = None
+        with self._lock:
+            if not self.alive:
+                failure = WorkerLostError(f"python worker {self.name} is gone")
+            else:
+                self._sequence = sequence = (self._sequence + 1) & 0xFFFFFFFF
+                try:
+                    message = self._encode(sequence, calls)
+                except ModelBoxError as error:
+                    failure = error
+                else:
+                    self._trips[sequence] = trip
+                    if self._timeout_s and len(self._trips) == 1:
+                        self._io.call(self._arm_timer)
+                    self._send(message)
+        if failure is not None:
+            done([WorkerResult([], failure) for _ in calls])
+
+    def _encode(self, sequence: int, calls: list[WorkerCall]) -> Any:
+        writer = self._writer
+        writer.reset()
+        for call in calls:
+            flags = (protocol.BEGIN if call.begin else 0) | (protocol.END if call.end else 0)
+            protocol.CALL.pack_into(
+                writer.view,
+                writer.room(protocol.CALL.size),
+                call.stream,
+                call.session,
+                flags,
+                len(call.inputs),
+                call.session_id.encode(),
+            )
+            for number, items in enumerate(call.inputs):
+                writer.port(items, call.input_meta[number] if call.input_meta else b"")
+        released = self._put_done(writer)
+        return writer.finish(protocol.CALLS, sequence, len(calls), released, self._pool)
+
+    def _put_done(self, writer: Writer) -> int:
+        released = 0
+        while True:
+            some = lib.mb_peer_take_done(self._peer, self._ids, 1024)
+            if not some:
+                return released
+            writer.ids(self._ids, some)
+            released += some
+
+    def end_sessions(self, numbers: list[int]) -> None:
+        """Tells the worker that sessions have ended. [any thread]"""
+        body = b"".join(number.to_bytes(8, "little") for number in numbers)
+        with self._lock:
+            if self.alive:
+                self._send(header_only(protocol.SESSIONS, body, count=len(numbers)))
+
+    def stop(self) -> None:
+        """Asks the process to close its unit and exit. [any thread]"""
+        with self._lock:
+            if self.alive:
+                self._send(header_only(protocol.STOP))
+
+    # ---- sending (lock held) -------------------------------------------------------------------------------
+
+    def _send(self, message: Any) -> None:
+        for arena, fd in arena_messages(self._peer):
+            self._send_one(arena, fd)
+        gone = gone_message(self._peer)
+        if gone is not None:
+            self._send_one(gone, None)
+        self._send_one(message, None)
+
+    def _send_one(self, message: Any, fd: int | None) -> None:
+        if not self._outbox and self._try_send(message, fd):
+            return
+        # The arena's descriptor may be closed before the socket takes the message: keep one of our own.
+        self._outbox.append((bytes(message), None if fd is None else os.dup(fd)))
+        self._io.call(self._watch_writable)
+
+    def _try_send(self, message: Any, fd: int | None) -> bool:
+        try:
+            if fd is None:
+                self._sock.send(message)
+            else:
+                socket.send_fds(self._sock, [message], [fd])
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            log.debug("python worker %s: cannot send: %s", self.name, error)  # its end is noticed by the reader
+        return True
+
+    def _watch_writable(self) -> None:
+        if self.alive:
+            self._io.loop.add_writer(self._sock, self._writable)
+
+    def _writable(self) -> None:
+        with self._lock:
+            while self._outbox:
+                message, fd = self._outbox[0]
+                if not self._try_send(message, fd):
+                    return
+                self._outbox.popleft()
+                if fd is not None:
+                    os.close(fd)
+        self._io.loop.remove_writer(self._sock)
+
+    # ---- receiving (I/O thread) --------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        for _ in range(READS):
+            try:
+                size, ancillary, flags, _ = self._sock.recvmsg_into([self._incoming], protocol.ANCILLARY)
+            except BlockingIOError:
+                return
+            except OSError:
+                size, ancillary, flags = 0, [], 0
+            fds = _descriptors(ancillary)
+            try:
+                if not size:
+                    self._closed()
+                    return
+                if flags & socket.MSG_TRUNC:
+                    raise ProtocolError("a message that is too long")
+                self._dispatch(Reader(self._peer, memoryview(self._incoming)[:size]), fds)
+            except ModelBoxError as error:
+                self.condemn(f"sent nonsense: {error}")
+                return
+            finally:
+                for fd in fds:
+                    os.close(fd)
+
+    def _dispatch(self, reader: Reader, fds: list[int]) -> None:
+        kind = reader.kind
+        if kind == protocol.RESULTS:
+            self._results(reader)
+        elif kind == protocol.LOG:
+            self._log(reader)
+        elif kind == protocol.RELEASE:
+            reader.release()
+        elif kind == protocol.ARENA:
+            self._arena(reader, fds)
+        elif kind == protocol.GONE:
+            for number in reader.words("I"):
+                lib.mb_peer_unmap(self._peer, number)
+        elif kind == protocol.READY and not self.ready:
+            self.ready = True
+            self.on_ready(self)
+            self.on_room()
+        elif kind == protocol.FAILED:
+            self.failure = reader.rest().decode(errors="replace").replace("\n", " ")
+        else:
+            raise ProtocolError(f"a message of type {kind}")
+
+    def _arena(self, reader: Reader, fds: list[int]) -> None:
+        if len(fds) != 1:
+            raise ProtocolError("an arena without its descriptor")
+        number, _ = reader.unpack(protocol.ARENA_BODY)
+        error = new_error()
+        if lib.mb_peer_map(self._peer, number, fds[0], protocol.ARENA_LIMIT, error) < 0:
+            raise ProtocolError(ffi.string(error.message).decode(errors="replace"))
+
+    def _log(self, reader: Reader) -> None:
+        level, line = reader.unpack(protocol.LOG_BODY)
+        file, _, text = reader.rest().decode(errors="replace").partition("\0")
+        self.output.unit_log(_PYTHON_LEVELS[min(level, 5)], file, line, text)
+
+    def _results(self, reader: Reader) -> None:
+        trip = self._trips.get(reader.sequence)
+        if trip is None or reader.count != len(trip.calls):
+            raise ProtocolError("results that nobody asked for")
+        results = [self._result(reader) for _ in range(reader.count)]
+        reader.release()
+        with self._lock:
+            self._trips.pop(reader.sequence, None)
+        self._arm_timer()
+        trip.done(results)
+        del results, trip
+        if self._release_timer is None:
+            self._release_timer = self._io.loop.call_later(IDLE_RELEASE_S, self._release_idle)
+        self.on_room()
+
+    def _result(self, reader: Reader) -> WorkerResult:
+        flags, ports, status, text_size = reader.unpack(protocol.RESULT)
+        error: ModelBoxError | None = None
+        if flags & protocol.ERROR:
+            text = reader.bytes(text_size).decode(errors="replace")
+            error = UnitError(text or TEXTS.get(StatusCode(status % 31), "failed"))
+        elif text_size:
+            raise ProtocolError("a text without an error")
+        lists, metas = reader.ports(ports)
+        return WorkerResult(lists, error, metas, bool(flags & protocol.KEEPS_SESSION))
+
+    def _release_idle(self) -> None:
+        """Gives memory back that no message has taken along."""
+        self._release_timer = None
+        with self._lock:
+            if not self.alive or self._trips:
+                return
+            self._writer.reset()
+            released = self._put_done(self._writer)
+            if released:
+                self._send(self._writer.finish(protocol.RELEASE, 0, 0, released, self._pool))
+
+    # ---- time limit (I/O thread) -------------------------------------------------------------------------------
+
+    def _arm_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._timeout_s:
+            return
+        with self._lock:
+            trip = next(iter(self._trips.values()), None)
+        if trip is not None and self.alive:
+            limit = self._timeout_s * len(trip.calls)
+            self._timer = self._io.loop.call_later(limit, self._timed_out, limit)
+
+    def _timed_out(self, limit: float) -> None:
+        self.condemn(f"did not answer within {limit:g} s (process_timeout_ms)", timed_out=True)
+
+    # ---- the end (I/O thread) ------------------------------------------------------------------------------------
+
+    def condemn(self, verdict: str, *, timed_out: bool = False) -> None:
+        """The worker misbehaves: kill it, and answer for it."""
+        self._verdict = verdict
+        self.kill(signal.SIGKILL)
+        self._lost(f"python worker {self.name} (pid {self.pid}) {verdict} and was killed", timed_out=timed_out)
+
+    def exited(self, code: int, number: int) -> None:
+        """The master says how the process ended."""
+        if not self.alive:
+            return
+        # What it sent before its end still counts.
+        while self.alive and self._drain_one():
+            pass
+        if number:
+            how = f"was killed by {signal.Signals(number).name}" if number in set(signal.Signals) else f"signal {number}"
+        else:
+            how = f"ended with exit code {code}"
+        self._lost(f"python worker {self.name} (pid {self.pid}) {how}")
+
+    def _drain_one(self) -> bool:
+        before = len(self._trips)
+        self._readable()
+        return self.alive and len(self._trips) < before
+
+    def _closed(self) -> None:
+        """End of file: the master will say more in a moment."""
+        self._io.loop.remove_reader(self._sock)
+        self._io.loop.call_later(
+            EXIT_WAIT_S, lambda: self._lost(f"python worker {self.name} (pid {self.pid}) closed its connection")
+        )
+
+    def _lost(self, reason: str, *, timed_out: bool = False) -> None:
+        with self._lock:
+            if not self.alive:
+                return
+            self.alive = False
+            trips, self._trips = list(self._trips.values()), {}
+            outbox, self._outbox = self._outbox, deque()
+        for _, fd in outbox:
+            if fd is not None:
+                os.close(fd)
+        for timer in (self._timer, self._release_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._release_timer = None
+        held = sum(len(trip.calls) for trip in trips)
+        self._io.loop.remove_reader(self._sock)
+        self._io.loop.remove_writer(self._sock)
+        self._sock.close()
+        with contextlib.suppress(OSError):
+            self.remote.close()
+        self.output.ended()
+        text = f"{reason} while it held {held} call{'s' if held != 1 else ''}" if held else reason
+        tail = self.output.tail()
+        if tail and not self.ready:
+            text += f"; its last words: {tail}"
+        self.on_lost(self, text)
+        for trip in trips:
+            error: ModelBoxError = TimedOutError(text) if timed_out else WorkerLostError(text)
+            trip.done([WorkerResult([], error) for _ in trip.calls])
+        self.on_room()
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) // fds.itemsize * fds.itemsize])
+    return list(fds)
