@@ -1,0 +1,59 @@
+"""The plan for people: a table, and DOT that Graphviz draws."""
+
+from __future__ import annotations
+
+from modelboxd.graph.model import Node, Plan
+
+
+def plan_table(plan: Plan) -> str:
+    """One line per node, steps numbered, and why each step ends where it ends."""
+    rows = [("STEP", "RUNS", "NODE", "UNIT", "DEVICE", "ORDER", "BATCH", "QUEUE", "ENDS BECAUSE")]
+    for step in plan.steps:
+        for number, node in enumerate(step.nodes):
+            is_last = number == len(step.nodes) - 1
+            rows.append(
+                (
+                    str(step.index) if number == 0 else "",
+                    _runs(step.kind, node) if number == 0 else "  fused",
+                    node.name,
+                    f"{node.unit.name} {node.unit.version}",
+                    node.unit.device,
+                    "stream" if node.is_stream else "normal",
+                    str(node.batch_size),
+                    str(max(node.queue_sizes.values())) if node.queue_sizes else str(node.queue_size_external),
+                    step.reason if is_last else "",
+                )
+            )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([f"graph {plan.graph.name}: {len(plan.graph.nodes)} nodes in {len(plan.steps)} steps", *lines])
+
+
+def _runs(kind: str, node: Node) -> str:
+    if kind == "worker":
+        return f"python x{node.options.get('workers', '1')}"
+    return {"segment": "native", "builtin": node.unit.kind.value}[kind]
+
+
+def plan_dot(plan: Plan) -> str:
+    """The plan as DOT: one cluster per fused segment, ports on the edges."""
+    lines = [f"digraph {_quote(plan.graph.name or 'plan')} {{", "  rankdir=LR; node [shape=box, fontname=Helvetica]"]
+    for step in plan.steps:
+        fused = len(step.nodes) > 1
+        if fused:
+            lines.append(f"  subgraph cluster_{step.index} {{ label={_quote(f'segment {step.index}')}; style=rounded")
+        for node in step.nodes:
+            label = f"{node.name}\\n{node.unit.name} ({node.unit.device})"
+            lines.append(f"  {'  ' if fused else ''}{_quote(node.name)} [label={_quote(label)}]")
+        if fused:
+            lines.append("  }")
+    for node in plan.graph.nodes.values():
+        for port, ends in node.targets.items():
+            for end in ends:
+                label = f"{port} > {end.port}"
+                lines.append(f"  {_quote(node.name)} -> {_quote(end.node)} [label={_quote(label)}, fontsize=9]")
+    return "\n".join([*lines, "}"])
+
+
+def _quote(text: str) -> str:
+    return '"' + text.replace('"', '\\"') + '"'

@@ -1,0 +1,34 @@
+"""The tree of port types. A parent may feed a child and a child a parent; siblings may not."""
+
+from __future__ import annotations
+
+ROOT = "raw"
+
+
+class TypeTree:
+    """Type names under "raw". Unknown names count as raw, so that they fit everything."""
+
+    def __init__(self) -> None:
+        self._parents: dict[str, str] = {}
+        for name, parent in (("buff", ROOT), ("string", "buff"), ("tensor", ROOT), ("image", "tensor")):
+            self.add(name, parent)
+
+    def add(self, name: str, parent: str) -> None:
+        """Registers a type below an existing one. Raises ValueError for a second parent."""
+        if self._parents.setdefault(name, parent) != parent:
+            raise ValueError(f"type '{name}' is below '{self._parents[name]}' already")
+
+    def line(self, name: str) -> list[str]:
+        """The type and its ancestors up to the root."""
+        line = [name]
+        while line[-1] in self._parents:
+            line.append(self._parents[line[-1]])
+        return line if line[-1] == ROOT else [ROOT]
+
+    def fit(self, source: str, target: str) -> bool:
+        """The weak check of building: one is an ancestor of the other, or they are the same."""
+        up, down = self.line(source), self.line(target)
+        return up[0] in down or down[0] in up
+
+
+TYPES = TypeTree()
