@@ -151,6 +151,7 @@ values = st.lists(st.sampled_from(["a", "b", "c", "bb", "d"]), max_size=40)
 def test_engine_agrees_with_the_reference(
     graph: RefGraph, sessions: list[list[str]], cut: int, threads: int
 ) -> None:
+    buffers: list[Any] = []
     bench = Bench(UNITS, threads=threads)
     try:
         job = bench.run(dot(graph))
@@ -178,6 +179,6 @@ def test_engine_agrees_with_the_reference(
     finally:
         bench.close()
     assert not job.owners and not job.sessions
-    del job, session, opened
+    del job, session, opened, buffers
     gc.collect()
     assert bench.pool.stats().live_buffers == 0

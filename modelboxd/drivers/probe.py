@@ -1,0 +1,91 @@
+"""Probing libraries in a process of their own: `python -m modelboxd.drivers.probe FD`.
+
+Reads paths, one per line, from standard input; loads each library and writes one JSON line per library to the
+descriptor: {"path", "units": [...]} or {"path", "error"}. A library that kills or hangs this process is thereby
+found out; scan.py starts a new one for the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+from modelbox._core import ffi, lib
+from modelbox._core.memory import new_error
+
+
+def main() -> None:
+    """The probing process."""
+    report = os.fdopen(int(sys.argv[1]), "w", buffering=1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 1)  # libraries may print when they are loaded
+    os.dup2(null, 2)
+    for line in sys.stdin:
+        path = line.rstrip("\n")
+        report.write(json.dumps({"start": path}) + "\n")
+        report.write(json.dumps(probe(path)) + "\n")
+    report.flush()
+    os._exit(0)
+
+
+def probe(path: str) -> dict[str, Any]:
+    """What a library holds, or why it cannot be used."""
+    error = new_error()
+    library = lib.mb_library_open(os.fsencode(path), error)
+    if library == ffi.NULL:
+        return {"path": path, "error": _text(error.message)}
+    plugin = lib.mb_library_plugin(library)
+    units = [_unit(plugin.units[number]) for number in range(plugin.unit_count)]
+    return {"path": path, "units": units}
+
+
+def _text(value: Any) -> str:
+    return "" if value == ffi.NULL else ffi.string(value).decode(errors="replace")
+
+
+def _ports(ports: Any, count: int, device: str) -> list[dict[str, str]]:
+    return [
+        {
+            "name": _text(ports[number].name),
+            "type": _text(ports[number].type) or "raw",
+            "device": _text(ports[number].device) or device,
+        }
+        for number in range(count)
+    ]
+
+
+def _unit(unit: Any) -> dict[str, Any]:
+    device = _text(unit.device)
+    options = []
+    for number in range(unit.option_count):
+        option = unit.options[number]
+        values = _text(option.values)
+        options.append(
+            {
+                "name": _text(option.name),
+                "type": _text(option.type) or "string",
+                "default": None if option.fallback == ffi.NULL else _text(option.fallback),
+                "required": bool(option.required),
+                "description": _text(option.description),
+                "values": values.split("|") if values else [],
+            }
+        )
+    return {
+        "name": _text(unit.name),
+        "device": device,
+        "version": _text(unit.version) or "1.0.0",
+        "description": _text(unit.description),
+        "group": _text(unit.group) or "Generic",
+        "flags": unit.flags,
+        "inputs": _ports(unit.inputs, unit.input_count, device),
+        "outputs": _ports(unit.outputs, unit.output_count, device),
+        "options": options,
+        "default_batch_size": unit.default_batch_size,
+        "max_batch_size": unit.max_batch_size,
+    }
+
+
+if __name__ == "__main__":
+    main()

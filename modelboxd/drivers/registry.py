@@ -1,0 +1,104 @@
+"""The driver registry: every flow unit that can be used here, and what is wrong with those that cannot."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from modelbox.errors import DriverError, UnitNotFoundError
+from modelbox.spec import UnitSpec
+from modelboxd.drivers.scan import LibraryScan, find_files
+from modelboxd.drivers.unit_toml import read_unit
+
+log = logging.getLogger(__name__)
+
+DEVICES = ("cuda", "ascend", "rockchip", "cpu")  # best first, for nodes that name none
+
+
+class Registry:
+    """Units by name, device and version, from the given places in order; the first of equal ones counts."""
+
+    def __init__(
+        self,
+        places: Sequence[Path],
+        *,
+        builtin_dir: Path,
+        cache_file: Path | None,
+        probe_timeout_s: float = 10.0,
+    ) -> None:
+        self.places = list(places)
+        self.units: list[UnitSpec] = []
+        self.problems: list[DriverError] = []
+        self._builtin_dir = builtin_dir
+        self._scan = LibraryScan(cache_file, probe_timeout_s)
+        self._by_name: dict[str, list[UnitSpec]] = {}
+
+    def scan(self) -> None:
+        """Reads all places. What cannot be used is in `problems`; nothing here raises for a bad driver."""
+        for place in self.places:
+            if not place.exists():
+                self.problems.append(DriverError(f"driver directory {place} does not exist"))
+        libraries, tomls = find_files(place for place in self.places if place.exists())
+        units, problems = self._scan.scan(libraries)
+        self.problems += problems
+        for path in tomls:
+            try:
+                unit = read_unit(path, builtin_dir=self._builtin_dir)
+            except DriverError as error:
+                self.problems.append(error)
+            else:
+                if unit is not None:
+                    units.append(unit)
+        for unit in units:
+            self._add(unit)
+        for problem in self.problems:
+            log.warning("%s", problem)
+        log.info("%d flow units in %s", len(self.units), ", ".join(str(place) for place in self.places))
+
+    def _add(self, unit: UnitSpec) -> None:
+        same = self._by_name.setdefault(unit.name, [])
+        for other in same:
+            if (other.device, other.version) == (unit.device, unit.version):
+                if other.path != unit.path:
+                    text = f"unit '{unit.name}' {unit.version} for {unit.device} in {unit.path} is hidden by {other.path}"
+                    self.problems.append(DriverError(text))
+                return
+        same.append(unit)
+        self.units.append(unit)
+
+    def find(self, name: str, device: str = "", version: str = "") -> UnitSpec:
+        """The unit for a node. `device`: "" = the best present, a type, or a list such as "cuda:0,1;cpu" of which
+        the first present counts; `version`: exact, else the highest. Raises UnitNotFoundError."""
+        same = self._by_name.get(name, [])
+        wanted = [part.split(":")[0].strip() for part in device.split(";") if part.strip()]
+        for kind in wanted or DEVICES + tuple(sorted({unit.device for unit in same} - set(DEVICES))):
+            fitting = [unit for unit in same if unit.device == kind and version in ("", unit.version)]
+            if fitting:
+                return max(fitting, key=lambda unit: _version(unit.version))
+        raise self._not_found(name, device, version, same)
+
+    def _not_found(self, name: str, device: str, version: str, same: list[UnitSpec]) -> UnitNotFoundError:
+        kind = f"type: {device or 'any'}, name: {name}" + (f", version: {version}" if version else "")
+        message = f"create flowunit '{name}' failed. can not find flowunit [{kind}]"
+        causes = [str(problem) for problem in self.problems if _concerns(problem, name)]
+        if causes:
+            return UnitNotFoundError(f"{message}: {'; '.join(causes)}")
+        if same:
+            there = ", ".join(sorted(f"{unit.device} {unit.version}" for unit in same))
+            return UnitNotFoundError(message, hint=f"it exists for: {there}; check 'device'")
+        near = difflib.get_close_matches(name, self._by_name, 3)
+        searched = ", ".join(str(place) for place in self.places) or "nowhere"
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        return UnitNotFoundError(message, hint=f"{hint}searched: {searched}; check driver.dir")
+
+
+def _concerns(problem: DriverError, name: str) -> bool:
+    text = str(problem)
+    file = text.split(": ")[0]
+    return f"/{name}." in file or f"/{name}/" in file or f"-{name}." in file or f"modelbox_{name}." in file
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())

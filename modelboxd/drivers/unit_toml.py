@@ -1,0 +1,193 @@
+"""Unit TOML files: Python units, models, and the descriptors of built-in units, into UnitSpec."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from modelbox.errors import DriverError, Where
+from modelbox.spec import FlowType, OptionSpec, PortSpec, UnitKind, UnitSpec
+from modelboxd.graph.loader import find_line, toml_error
+
+KINDS = {
+    "python": UnitKind.PYTHON,
+    "inference": UnitKind.INFERENCE,
+    "yolo_postprocess": UnitKind.VIRTUAL,
+    "builtin": UnitKind.BUILTIN,
+}
+_GROUP = re.compile(r"^[A-Z]\w*(/\w*)?$")
+_VERSION = re.compile(r"^\d+\.\d+\.\d+$")
+
+
+def read_unit(path: Path, *, builtin_dir: Path) -> UnitSpec | None:
+    """The unit that a TOML describes; None for a file that is something else (a graph).
+
+    Raises DriverError: file, line, what is wrong, how to mend it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DriverError(f"{path}: cannot be read: {error}") from None
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message, where = toml_error(error, text, str(path))
+        raise DriverError(message, where=where) from None
+    base = data.get("base")
+    if not isinstance(base, dict) or base.get("type") not in KINDS:
+        return None
+    return _Reader(path, text, data, base, builtin_dir).unit()
+
+
+class _Reader:
+    def __init__(self, path: Path, text: str, data: dict[str, Any], base: dict[str, Any], builtin_dir: Path) -> None:
+        self.path = path
+        self.file_text = text
+        self.data = data
+        self.base = base
+        self.kind = KINDS[base["type"]]
+        self.builtin_dir = builtin_dir
+
+    def fail(self, message: str, key: str = "", hint: str = "") -> DriverError:
+        line = find_line(self.file_text, key) if key else 0
+        return DriverError(message, where=Where(str(self.path), line), hint=hint)
+
+    def unit(self) -> UnitSpec:
+        if self.kind is UnitKind.BUILTIN and self.builtin_dir.resolve() not in self.path.resolve().parents:
+            raise self.fail('base.type = "builtin" is for units of modelbox itself', "type", 'use type = "python"')
+        needed = ["name", "device", "version", "description"]
+        if self.kind in (UnitKind.PYTHON, UnitKind.INFERENCE, UnitKind.BUILTIN):
+            needed.append("entry")
+        if self.kind in (UnitKind.INFERENCE, UnitKind.VIRTUAL):
+            needed.append("virtual_type")
+        for key in needed:
+            if not str(self.base.get(key, "")).strip():
+                raise self.fail(f"base.{key} is missing", hint=self._example(key))
+        if not _VERSION.match(self.word("version")):
+            raise self.fail(f"base.version = {self.word('version')!r} is not of the form 1.0.0", "version")
+        if self.kind is UnitKind.PYTHON and self.word("device") != "cpu":
+            raise self.fail(f"base.device = {self.word('device')!r}: Python units run on cpu", "device")
+        inputs, outputs = self._ports("input"), self._ports("output")
+        if not inputs and not outputs:
+            raise self.fail("the unit has neither [input] nor [output]")
+        group = self.word("group_type") or "Generic"
+        return UnitSpec(
+            name=self.word("name"),
+            device=self.word("device"),
+            version=self.word("version"),
+            description=self.word("description"),
+            kind=self.kind,
+            path=str(self.path),
+            inputs=inputs,
+            outputs=outputs,
+            options=self._options(),
+            open_options=self.kind in (UnitKind.PYTHON, UnitKind.VIRTUAL),
+            group=group if _GROUP.match(group) else "Generic",
+            flow_type=self._flow_type(),
+            condition=self.flag("condition", False),
+            expand=self.flag("expand", False),
+            collapse=self.flag("collapse", False),
+            collapse_all=self.flag("collapse_all", True),
+            exception_visible=self.flag("exception_visible", False),
+            default_batch_size=self.number("default_batch_size"),
+            max_batch_size=self.number("max_batch_size"),
+            entry=self._entry(),
+            virtual_type=self.word("virtual_type"),
+            config={key: _text(value) for key, value in self._section("config").items()},
+            base={key: value for key, value in self.data.items() if key not in ("base", "config")},
+        )
+
+    def _example(self, key: str) -> str:
+        examples = {
+            "entry": 'add entry = "module@Class" to [base]' if self.kind is UnitKind.PYTHON else 'add entry = "model.onnx"',
+            "virtual_type": 'add virtual_type = "onnx" to [base]',
+            "version": 'add version = "1.0.0" to [base]',
+        }
+        return examples.get(key, f'add {key} = "..." to [base]')
+
+    def word(self, key: str) -> str:
+        return str(self.base.get(key, "")).strip()
+
+    def flag(self, key: str, default: bool) -> bool:
+        word = str(self.base.get(key, default)).lower()
+        if word not in ("true", "false", "1", "0"):
+            raise self.fail(f"base.{key} = {self.base[key]!r} is not true or false", key)
+        return word in ("true", "1")
+
+    def number(self, key: str) -> int:
+        word = str(self.base.get(key, 0))
+        if not word.isdigit():
+            raise self.fail(f"base.{key} = {self.base[key]!r} is no whole number", key)
+        return int(word)
+
+    def _flow_type(self) -> FlowType:
+        if self.kind is UnitKind.INFERENCE:
+            return FlowType.NORMAL
+        default = self.kind is UnitKind.PYTHON
+        return FlowType.STREAM if self.flag("stream", default) else FlowType.NORMAL
+
+    def _entry(self) -> str:
+        entry = self.word("entry")
+        if self.kind in (UnitKind.PYTHON, UnitKind.BUILTIN):
+            module, at, name = entry.partition("@")
+            if not (at and module.strip() and name.isidentifier()):
+                raise self.fail(f"base.entry = {entry!r} is not of the form module@Class", "entry")
+        elif self.kind is UnitKind.INFERENCE:
+            return str((self.path.parent / entry).resolve())
+        return entry
+
+    def _section(self, key: str) -> dict[str, Any]:
+        section = self.data.get(key, {})
+        if not isinstance(section, dict):
+            raise self.fail(f"'{key}' must be a section [{key}]", key)
+        return section
+
+    def _ports(self, side: str) -> tuple[PortSpec, ...]:
+        section = self._section(side)
+        ports: list[PortSpec] = []
+        for number in range(1, len(section) + 1):
+            port = section.get(f"{side}{number}")
+            if port is None:
+                known = ", ".join(section)
+                raise self.fail(
+                    f"the key {side}.{side}{number} is not found", hint=f"ports count from 1 without gaps; there is: {known}"
+                )
+            if not isinstance(port, dict) or not str(port.get("name", "")).strip():
+                raise self.fail(f"{side}.{side}{number}.name is missing")
+            name = str(port["name"]).strip()
+            if any(other.name == name for other in ports):
+                raise self.fail(f"{side} port '{name}' is there twice")
+            device = str(port.get("device") or self.word("device"))
+            ports.append(PortSpec(name, self._port_type(str(port.get("type", ""))), device))
+        return tuple(ports)
+
+    def _port_type(self, word: str) -> str:
+        if self.kind is UnitKind.INFERENCE:
+            return "tensor"
+        return word or "raw" if self.kind is UnitKind.BUILTIN else "raw"  # element types, for editors only
+
+    def _options(self) -> tuple[OptionSpec, ...]:
+        options = []
+        for name, item in self._section("options").items():
+            default = item.get("default")
+            options.append(
+                OptionSpec(
+                    name=name,
+                    type=item.get("type", "string"),
+                    default=None if default is None else _text(default),
+                    required=bool(item.get("required", False)),
+                    description=item.get("description", ""),
+                    values=tuple(item.get("values", ())),
+                )
+            )
+        return tuple(options)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return ",".join(_text(item) for item in value)
+    return str(value)

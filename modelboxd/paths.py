@@ -1,0 +1,45 @@
+"""Where things lie: a checkout, an installation, or an installation below a prefix (MODELBOX_ROOT)."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def root() -> Path:
+    """The prefix of all standard paths; MODELBOX_ROOT, "/" when unset."""
+    return Path(os.environ.get("MODELBOX_ROOT") or "/")
+
+
+def checkout() -> Path | None:
+    """The source tree when modelbox runs from one."""
+    top = PACKAGE.parent
+    return top if (top / "flowunits").is_dir() and (top / "csrc").is_dir() else None
+
+
+def unit_dir() -> Path:
+    """The default directory of flow units, and the only place of built-in ones."""
+    top = checkout()
+    if top is not None and not os.environ.get("MODELBOX_ROOT"):
+        return top / "flowunits"
+    return root() / "usr/lib/modelbox"
+
+
+def config_file() -> Path:
+    """The default modelbox.conf."""
+    return root() / "etc/modelbox/modelbox.conf"
+
+
+def cache_dir() -> Path:
+    """Where the driver scan is remembered: private to this user."""
+    given = os.environ.get("MODELBOX_CACHE_DIR")
+    if given:
+        return Path(given)
+    if os.geteuid() == 0 and (root() / "var/cache/modelbox").is_dir():
+        return root() / "var/cache/modelbox"
+    base = os.environ.get("XDG_CACHE_HOME")
+    home = os.environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir
+    return Path(base) / "modelbox" if base else Path(home) / ".cache/modelbox"

@@ -1,0 +1,336 @@
+"""modelbox.conf: TOML into frozen settings. One table of fields drives loading, help and the commented file."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import glob
+import os
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from modelbox.errors import ConfigError, Where
+from modelboxd import paths
+from modelboxd.graph.loader import find_line, toml_error
+
+LEVELS = ("DEBUG", "INFO", "NOTICE", "WARN", "ERROR", "FATAL", "OFF")
+_VARIABLE = re.compile(r"(\\?)\$\{(\w+)\}")
+_UNITS = {"": 1, "B": 1, "K": 1 << 10, "KB": 1 << 10, "M": 1 << 20, "MB": 1 << 20, "G": 1 << 30, "GB": 1 << 30}
+
+
+def option(default: Any, help_text: str, *, key: str = "", least: int | None = None, words: tuple[str, ...] = ()) -> Any:
+    """A field with its help; `key` where the name in the file has a dash."""
+    meta = {"help": help_text, "key": key, "least": least, "words": words}
+    if isinstance(default, tuple):
+        return field(default_factory=lambda: default, metadata=meta)
+    return field(default=default, metadata=meta)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """The daemon itself."""
+
+    ip: str = option("127.0.0.1", "address of the REST listener")
+    port: int = option(1104, "port of the REST listener", least=0)
+    flow_path: str = option("", "directory of graphs that start with the service")
+    application_root: str = option("", "applications: <root>/*/graph/*.toml start with the service")
+    user: str = option("", "user to become after start")
+    init_timeout: int = option(720, "seconds that plugins may take to start", least=1)
+    drain_timeout: int = option(30, "seconds that work under way may take when the service stops", least=0)
+
+
+@dataclass(frozen=True, slots=True)
+class DriverSettings:
+    """Where flow units are searched, before the default directory."""
+
+    dir: tuple[str, ...] = option((), "directories (or single files) with flow units")
+    skip_default: bool = option(False, "leave the default directory out", key="skip-default")
+    probe_timeout: int = option(10, "seconds that a library may take to describe itself", least=1)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Threads and queues."""
+
+    threads: int = option(0, "threads of the engine; 0 = as many as CPUs", least=0)
+    queue_size: int = option(32, "buffers that an input queue holds, where a graph does not say", least=1)
+    queue_size_external: int = option(1024, "buffers that may wait at a source", least=1)
+    cpus: tuple[str, ...] = option((), "CPU numbers to bind the engine's threads to; empty = no binding")
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySettings:
+    """Memory of buffers."""
+
+    arena: int = option(64 << 20, "bytes of one shared-memory arena (a multiple of 1MB)", least=1 << 20)
+    max: int = option(0, "bytes of all arenas together; 0 = no limit", least=0)
+    max_buffer: int = option(0, "bytes of one buffer; 0 = no limit", least=0)
+    keep: int = option(128 << 20, "bytes of empty arenas kept for reuse", least=0)
+    guard: bool = option(False, "check the guards of every buffer, not of one in 64")
+
+
+@dataclass(frozen=True, slots=True)
+class PythonSettings:
+    """Worker processes of Python units."""
+
+    workers: int = option(1, "processes per Python node, where the node does not say", least=1)
+    open_timeout: int = option(60, "seconds that a unit may take to open", least=1)
+    process_timeout_ms: int = option(0, "milliseconds that one process() may take; 0 = no limit", least=0)
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """Where log lines go."""
+
+    level: str = option("INFO", "least level that is logged", words=LEVELS)
+    target: str = option("file", "file, journal or screen", words=("file", "journal", "screen"))
+    path: str = option("/var/log/modelbox/modelbox.log", "the log file")
+    size: int = option(64 << 20, "bytes after which the file is rotated", least=4096)
+    num: int = option(32, "rotated files that are kept", least=0)
+    screen: bool = option(False, "log to the screen as well")
+
+
+@dataclass(frozen=True, slots=True)
+class AclSettings:
+    """Who may use the REST listener."""
+
+    allow: tuple[str, ...] = option((), "addresses or CIDR ranges; empty = those that can reach it")
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSettings:
+    """The control socket of modelbox-tool."""
+
+    enable: bool = option(False, "switch")
+    listen: str = option("/run/modelbox/modelbox.sock", "its path")
+
+
+@dataclass(frozen=True, slots=True)
+class PluginSettings:
+    """Service plugins."""
+
+    files: tuple[str, ...] = option((), "plugin files")
+
+
+@dataclass(frozen=True, slots=True)
+class EditorSettings:
+    """The graph editor of ModelBox; accepted so that files can be shared, not used."""
+
+    enable: bool = option(False, "switch")
+    ip: str = option("", "address")
+    port: int = option(0, "port", least=0)
+    root: str = option("", "files of the user interface")
+    demo_root: str = option("", "demo projects")
+    template_dir: str = option("", "project templates")
+
+
+@dataclass(frozen=True, slots=True)
+class IncludeSettings:
+    """More configuration files; later ones win, lists of plugins are joined."""
+
+    files: tuple[str, ...] = option((), "patterns, relative to this file, e.g. \"conf.d/*.conf\"")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The whole configuration. `origins` says for each key set in a file where that was."""
+
+    server: ServerSettings = field(default_factory=ServerSettings)
+    driver: DriverSettings = field(default_factory=DriverSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
+    python: PythonSettings = field(default_factory=PythonSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    acl: AclSettings = field(default_factory=AclSettings)
+    control: ControlSettings = field(default_factory=ControlSettings)
+    plugin: PluginSettings = field(default_factory=PluginSettings)
+    editor: EditorSettings = field(default_factory=EditorSettings)
+    include: IncludeSettings = field(default_factory=IncludeSettings)
+    file: str = ""
+    origins: dict[str, Where] = field(default_factory=dict, hash=False)
+
+
+SECTIONS: dict[str, type[Any]] = {
+    item.name: item.default_factory  # type: ignore[misc]
+    for item in dataclasses.fields(Settings)
+    if item.name not in ("file", "origins")
+}
+
+
+def file_key(item: dataclasses.Field[Any]) -> str:
+    """A field's name in the file."""
+    return item.metadata.get("key") or item.name
+
+
+def load(path: Path) -> Settings:
+    """Reads a configuration and what it includes. Raises ConfigError: file, line, what, and the nearest known key."""
+    loader = _Loader()
+    loader.read(path)
+    sections = {name: kind(**loader.values.get(name, {})) for name, kind in SECTIONS.items()}
+    return Settings(**sections, file=str(path), origins=loader.origins)
+
+
+class _Loader:
+    def __init__(self) -> None:
+        self.values: dict[str, dict[str, Any]] = {}
+        self.origins: dict[str, Where] = {}
+
+    def read(self, path: Path, depth: int = 0) -> None:
+        if depth > 8:
+            raise ConfigError(f"{path}: includes itself")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            message, where = toml_error(error, text, str(path))
+            raise ConfigError(message, where=where) from None
+        for name, values in data.items():
+            self._section(name, values, text, path)
+        for pattern in self._as_tuple(data.get("include", {}).get("files", ())):
+            for included in sorted(glob.glob(str(path.parent / expand(pattern, Where(str(path)))))):
+                self.read(Path(included), depth + 1)
+
+    def _section(self, name: str, values: Any, text: str, path: Path) -> None:
+        kind = SECTIONS.get(name)
+        if kind is None:
+            line = next((n for n, row in enumerate(text.split("\n"), 1) if row.strip().startswith(f"[{name}")), 0)
+            if not isinstance(values, dict):
+                raise ConfigError(f"'{name}' stands outside any section", where=Where(str(path), find_line(text, name)))
+            raise ConfigError(f"section [{name}] is not known", where=Where(str(path), line), hint=_near(name, SECTIONS))
+        if not isinstance(values, dict):
+            raise ConfigError(f"'{name}' must be a section [{name}]", where=Where(str(path), find_line(text, name)))
+        fields = {file_key(item): item for item in dataclasses.fields(kind)}
+        for key, value in values.items():
+            where = Where(str(path), _line_in_section(text, name, key))
+            item = fields.get(key)
+            if item is None:
+                if name == "editor" and key == "test":
+                    continue
+                raise ConfigError(f"{name}.{key} is not known", where=where, hint=_near(key, fields))
+            made = convert(item, value, f"{name}.{key}", where)
+            section = self.values.setdefault(name, {})
+            if (name, key) == ("plugin", "files"):
+                made = tuple(dict.fromkeys((*section.get("files", ()), *made)))
+            section[item.name] = made
+            self.origins[f"{name}.{key}"] = where
+
+    @staticmethod
+    def _as_tuple(value: Any) -> tuple[Any, ...]:
+        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+def convert(item: dataclasses.Field[Any], value: Any, name: str, where: Where) -> Any:
+    """The value of a key in the type of its field. Raises ConfigError."""
+    default = item.default_factory() if item.default is dataclasses.MISSING else item.default  # type: ignore[misc]
+    if isinstance(default, tuple):
+        items = value if isinstance(value, list) else [value]
+        if not all(isinstance(part, (str, int)) for part in items):
+            raise ConfigError(f"{name} must be a text or a list of texts", where=where)
+        return tuple(text for text in (expand(str(part), where) for part in items) if text)
+    if isinstance(default, bool):
+        word = str(value).lower()
+        if word not in ("true", "false", "1", "0"):
+            raise ConfigError(f"{name} = {value!r} is not true or false", where=where)
+        return word in ("true", "1")
+    if isinstance(default, int):
+        return _number(item, value, name, where)
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} = {value!r} must be a text", where=where)
+    text = expand(value, where)
+    words = item.metadata.get("words")
+    if words and text not in words:
+        match = next((word for word in words if word.lower() == text.lower()), None)
+        if match is None:
+            raise ConfigError(f"{name} = {text!r} is not allowed", where=where, hint=f"one of {', '.join(words)}")
+        return match
+    return text
+
+
+def _number(item: dataclasses.Field[Any], value: Any, name: str, where: Where) -> int:
+    match = re.fullmatch(r"\s*(-?\d+)\s*([A-Za-z]*)\s*", expand(str(value), where))
+    factor = _UNITS.get(match[2].upper()) if match else None
+    if isinstance(value, bool) or match is None or factor is None:
+        raise ConfigError(f"{name} = {value!r} is no whole number", where=where)
+    number = int(match[1]) * factor
+    least = item.metadata.get("least")
+    if least is not None and number < least:
+        raise ConfigError(f"{name} = {value!r} is too small", where=where, hint=f"at least {least}")
+    return number
+
+
+def expand(text: str, where: Where) -> str:
+    """Replaces ${VAR} by the environment variable; `\\${VAR}` stays as ${VAR}. Raises ConfigError when unset."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1]:
+            return match[0][1:]
+        found = str(paths.root()).rstrip("/") if match[2] == "MODELBOX_ROOT" else os.environ.get(match[2])
+        if found is None:
+            raise ConfigError(f"environment variable {match[2]} is not set", where=where)
+        return found
+
+    return _VARIABLE.sub(value, text)
+
+
+T = TypeVar("T")
+
+
+def _near(word: str, known: dict[str, T]) -> str:
+    near = difflib.get_close_matches(word, known, 1, 0.5)
+    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+
+
+def _line_in_section(text: str, section: str, key: str) -> int:
+    inside = False
+    for number, line in enumerate(text.split("\n"), 1):
+        stripped = line.strip()
+        if stripped.startswith("["):
+            inside = stripped.strip("[] ").split("]")[0].strip() == section
+        elif inside and re.match(rf'"?{re.escape(key)}"?\s*=', stripped):
+            return number
+    return find_line(text, f"{section}.{key}")
+
+
+def effective(settings: Settings) -> str:
+    """All values as a TOML text; keys that a file set say where."""
+    lines: list[str] = []
+    for name, kind in SECTIONS.items():
+        lines.append(f"[{name}]")
+        for item in dataclasses.fields(kind):
+            where = settings.origins.get(f"{name}.{file_key(item)}")
+            origin = f"  # {where}" if where else ""
+            lines.append(f"{file_key(item)} = {_toml(getattr(getattr(settings, name), item.name))}{origin}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return str(value) if isinstance(value, int) else '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def template() -> str:
+    """The commented modelbox.conf: every key with its meaning and default."""
+    lines = ["# modelbox.conf: the configuration of the modelbox service.", "# Every key is shown with its default."]
+    for name, kind in SECTIONS.items():
+        lines += ["", f"# {kind.__doc__}".rstrip(), f"[{name}]"]
+        for item in dataclasses.fields(kind):
+            default = item.default_factory() if item.default is dataclasses.MISSING else item.default  # type: ignore[misc]
+            words = item.metadata.get("words")
+            lines.append(f"# {item.metadata['help']}" + (f" ({' | '.join(words)})" if words else ""))
+            if (name, item.name) == ("include", "files"):
+                lines.append('files = ["conf.d/*.conf"]')
+            else:
+                lines.append(f"# {file_key(item)} = {_toml(default)}")
+    return "\n".join(lines) + "\n"
