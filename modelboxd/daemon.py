@@ -7,26 +7,23 @@ drain, units close, workers end, threads end.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from modelbox._core import lib
 from modelbox._core.memory import Pool
-from modelbox.errors import ModelBoxError
-from modelbox.spec import UnitKind, UnitSpec
-from modelboxd import systemd
+from modelbox.errors import ConfigError, GraphError, ModelBoxError, UnitNotFoundError
+from modelbox.version import VERSION
+from modelboxd import paths, systemd
 from modelboxd.cpus import cpu_count
 from modelboxd.drivers.registry import Registry
 from modelboxd.engine.engine import Engine, WorkerSettings
 from modelboxd.engine.executor import Executor
 from modelboxd.engine.job import Job, JobSettings
-from modelboxd.graph.check import GraphDefaults, check_graph as check_spec
+from modelboxd.graph.check import GraphDefaults, check_graph
 from modelboxd.graph.loader import load_graph
 from modelboxd.graph.model import GraphSpec, Plan
 from modelboxd.graph.plan import make_plan
@@ -36,3 +33,148 @@ from modelboxd.settings import Settings
 from modelboxd.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
+
+INFERENCE = {"onnx": "inference_onnx"}  # virtual_type -> the built-in unit behind it
+SHARED_CLOSE_S = 5.0
+
+
+def make_registry(settings: Settings, graph: GraphSpec | None = None) -> Registry:
+    """The units that a graph (or the server itself) sees: its own directories, the server's, the default one."""
+    places = [Path(place) for place in (*(graph.driver_dirs if graph else ()), *settings.driver.dir)]
+    default = paths.unit_dir()
+    # skip-default leaves out what an administrator dropped there; what modelbox itself ships stays.
+    if default not in places:
+        places.append(default)
+    registry = Registry(
+        places,
+        builtin_dir=default,
+        cache_file=paths.cache_dir() / "drivers.json",
+        probe_timeout_s=settings.driver.probe_timeout,
+    )
+    registry.scan()
+    return registry
+
+
+def plan_graph(settings: Settings, path: Path) -> tuple[Plan, Registry]:
+    """Reads, checks and plans a graph file. Raises GraphError."""
+    spec = load_graph(path)
+    registry = make_registry(settings, spec)
+    defaults = GraphDefaults(settings.engine.queue_size, settings.engine.queue_size_external)
+    graph = check_graph(spec, registry, defaults)
+    for warning in graph.warnings:
+        log.warning("%s", warning)
+    return make_plan(graph), registry
+
+
+class Daemon:
+    """One server process."""
+
+    def __init__(self, settings: Settings, graphs: Sequence[Path]) -> None:
+        self.settings = settings
+        self.graphs = list(graphs)
+        self.jobs: list[Job] = []
+        self._stop = threading.Event()
+        self._signal = 0
+
+    def run(self) -> int:
+        """Serves until SIGTERM or SIGINT. Returns the exit code; raises ModelBoxError when it cannot start."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        self._start_parts()
+        try:
+            for path in self.graphs:
+                self.start_job(path)
+            log.info("modelbox %s is ready: %d jobs, %d threads (pid %d)", VERSION, len(self.jobs),
+                     self.executor.threads, os.getpid())
+            systemd.notify("READY=1", f"STATUS={len(self.jobs)} jobs")
+            while not self._stop.is_set():
+                self._stop.wait()
+            log.info("stopping by %s", signal.Signals(self._signal).name)
+            systemd.notify("STOPPING=1")
+        finally:
+            self._stop_parts()
+        return 0
+
+    def _on_signal(self, number: int, _: object) -> None:
+        self._signal = number
+        self._stop.set()
+
+    # ---- parts ------------------------------------------------------------------------------------------
+
+    def _start_parts(self) -> None:
+        settings = self.settings
+        lib.mb_tune_malloc()
+        memory = settings.memory
+        self.pool = Pool(memory.arena, memory.max, memory.max_buffer, memory.keep, memory.guard)
+        self.cpus = cpu_count()
+        try:
+            cpus = [int(text) for text in settings.engine.cpus]
+        except ValueError:
+            raise ConfigError(f"engine.cpus = {list(settings.engine.cpus)} must be CPU numbers") from None
+        self.executor = Executor(settings.engine.threads or self.cpus, cpus=cpus)
+        self.executor.start()
+        self.io = IoThread()
+        self.io.start()
+        self.listeners = Listeners(self.io, close_timeout_s=SHARED_CLOSE_S)
+        self._engine: Engine | None = None
+
+    def _make_engine(self, registry: Registry) -> Engine:
+        inference = {}
+        for virtual_type, name in INFERENCE.items():
+            try:
+                inference[virtual_type] = registry.find(name)
+            except UnitNotFoundError as error:
+                log.warning("models with virtual_type = \"%s\" cannot run: %s", virtual_type, error)
+        python = self.settings.python
+        return Engine(
+            self.executor,
+            self.pool,
+            self.io,
+            lambda: WorkerPool(self.io, self.pool),
+            listeners=self.listeners,
+            cpus=self.cpus,
+            job_settings=JobSettings(drain_timeout_s=self.settings.server.drain_timeout),
+            worker_settings=WorkerSettings(python.workers, python.open_timeout, python.process_timeout_ms),
+            inference=inference,
+        )
+
+    def start_job(self, path: Path) -> Job:
+        """Builds and starts the job of a graph file. Raises ModelBoxError."""
+        plan, registry = plan_graph(self.settings, path)
+        if self._engine is None:
+            self._engine = self._make_engine(registry)
+        job = self._engine.create_job(plan.graph.flow_name or path.stem, plan)
+        job.start()
+        self.jobs.append(job)
+        log.info("job '%s' runs: %d nodes in %d steps", job.name, len(plan.graph.nodes), len(plan.steps))
+        return job
+
+    def _stop_parts(self) -> None:
+        stoppers = [threading.Thread(target=self._stop_job, args=(job,)) for job in self.jobs]
+        for stopper in stoppers:
+            stopper.start()
+        for stopper in stoppers:
+            stopper.join()
+        if self._engine is not None:
+            self._engine.close()
+        if not self.executor.stop(SHARED_CLOSE_S):
+            log.warning("a unit did not return; its thread is left behind")
+        self.io.stop()
+        log.info("stopped")
+
+    def _stop_job(self, job: Job) -> None:
+        lost = job.stop()
+        log.info("job '%s' stopped, %d sessions lost", job.name, lost)
+
+
+def check(settings: Settings, path: Path) -> Plan:
+    """The plan of a graph file, for --check. Raises GraphError."""
+    return plan_graph(settings, path)[0]
+
+
+def error_lines(error: ModelBoxError) -> list[str]:
+    """What a user reads of an error: one line per problem."""
+    if isinstance(error, GraphError):
+        return [str(problem) for problem in error.problems]
+    return [str(error)]

@@ -100,6 +100,9 @@ class Entry(Protocol):
     def send(self, session: SessionView, port: str, buffers: Sequence[Buffer], *, end: bool = False) -> None:
         """Appends buffers to the session's stream on `port`; `end` closes the stream after them."""
 
+    def send_list(self, session: SessionView, port: str, items: Any, *, end: bool = False) -> None:
+        """send() for sealed buffers that are a core list already; the list is taken over."""
+
     def has_room(self) -> bool:
         """False when back-pressure from the graph has filled the entry queue."""
 

@@ -1,0 +1,188 @@
+"""The command `modelbox`: options, configuration, foreground or background, and one clear line per error."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import logging
+import os
+import pwd
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from modelbox.errors import ConfigError, GraphError, ModelBoxError
+from modelbox.version import VERSION
+from modelboxd import logs, paths, settings as settings_module, systemd
+from modelboxd.settings import Settings
+
+EX_FAILED, EX_USAGE, EX_CONFIG = 1, 2, 78
+log = logging.getLogger(__name__)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="modelbox", description="A server for AI pipelines described as dataflow graphs.")
+    made.add_argument("-c", metavar="FILE", help="configuration file (default: /etc/modelbox/modelbox.conf)")
+    made.add_argument("-f", action="store_true", help="stay in the foreground")
+    made.add_argument("-V", action="store_true", help="verbose: stay in the foreground and log to the screen")
+    made.add_argument("-p", metavar="FILE", help="pid file; - for none")
+    made.add_argument("-u", metavar="USER", help="user to become")
+    made.add_argument("-v", "--version", action="version", version=f"modelbox {VERSION}")
+    made.add_argument("--graph", metavar="FILE", action="append", default=[], help="run this graph; may be repeated")
+    made.add_argument("--check", metavar="GRAPH", nargs="*", help="check the configuration (and graphs), print the plan, end")
+    made.add_argument("--dot", action="store_true", help="with --check: the plan as DOT instead of a table")
+    made.add_argument("--print-config", action="store_true", help="print the effective configuration with its origins, end")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, 1 failed, 2 usage, 78 configuration or graph."""
+    options = parser().parse_args(argv)
+    try:
+        return _main(options)
+    except (ConfigError, GraphError) as error:
+        _tell(error)
+        return EX_CONFIG
+    except ModelBoxError as error:
+        _tell(error)
+        return EX_FAILED
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        log.exception("internal error")
+        print(f"modelbox: internal error: {type(error).__name__}: {error}; please report this", file=sys.stderr)
+        return EX_FAILED
+
+
+def _tell(error: ModelBoxError) -> None:
+    problems = error.problems if isinstance(error, GraphError) else (error,)
+    for problem in problems:
+        print(f"modelbox: {problem}", file=sys.stderr)
+        log.error("%s", problem)
+
+
+def _main(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    if options.print_config:
+        print(settings_module.effective(settings), end="")
+        return 0
+    if options.check is not None:
+        return _check(settings, [Path(name) for name in options.check], options.dot)
+    return _serve(settings, options)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    if options.c:
+        return settings_module.load(Path(options.c))
+    default = paths.config_file()
+    if default.exists():
+        return settings_module.load(default)
+    return Settings()
+
+
+def _check(settings: Settings, graphs: list[Path], dot: bool) -> int:
+    from modelboxd import daemon
+    from modelboxd.graph.show import plan_dot, plan_table
+
+    logging.disable(logging.CRITICAL)
+    code = 0
+    for path in graphs or graph_files(settings):
+        try:
+            plan = daemon.check(settings, path)
+        except GraphError as error:
+            _tell(error)
+            code = EX_CONFIG
+            continue
+        for warning in plan.graph.warnings:
+            print(f"modelbox: warning: {warning}", file=sys.stderr)
+        print(plan_dot(plan) if dot else plan_table(plan))
+    if not graphs and not dot:
+        print(f"configuration {settings.file or '(built-in defaults)'} is good")
+    return code
+
+
+def graph_files(settings: Settings) -> list[Path]:
+    """The graphs that start with the service: graph.conf beside the configuration, flow_path, applications."""
+    base = Path(settings.file).parent if settings.file else paths.config_file().parent
+    found = [base / "graph.conf"] if (base / "graph.conf").exists() else []
+    flow_path = Path(settings.server.flow_path) if settings.server.flow_path else base / "graph"
+    found += sorted(path for path in flow_path.glob("*") if path.suffix in (".toml", ".json"))
+    if settings.server.application_root:
+        found += sorted(Path(settings.server.application_root).glob("*/graph/*.toml"))
+        found += sorted(Path(settings.server.application_root).glob("*/graph/*.json"))
+    return [path for path in found if "DISABLED_" not in path.name]
+
+
+def _serve(settings: Settings, options: argparse.Namespace) -> int:
+    from modelboxd.daemon import Daemon
+
+    graphs = [Path(name).resolve() for name in options.graph] or graph_files(settings)
+    logs.set_up(settings.log, verbose=options.V)
+    if not (options.f or options.V or systemd.is_supervised()):
+        _to_background()
+    with _PidFile(options.p):
+        _become(options.u or settings.server.user)
+        _title()
+        return Daemon(settings, graphs).run()
+
+
+def _title() -> None:
+    import setproctitle
+
+    setproctitle.setproctitle("modelbox")
+
+
+def _become(user: str) -> None:
+    if not user or os.geteuid() != 0:
+        return
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        raise ConfigError(f"user '{user}' does not exist", hint="server.user or -u") from None
+    os.initgroups(user, entry.pw_gid)
+    os.setgid(entry.pw_gid)
+    os.setuid(entry.pw_uid)
+
+
+def _to_background() -> None:
+    """The classic double fork; the first process ends when the daemon goes on by itself."""
+    for _ in range(2):
+        if os.fork():
+            os._exit(0)
+        if _ == 0:
+            os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    if null > 2:
+        os.close(null)
+
+
+class _PidFile:
+    """A pid file with a lock, so that one server runs per file."""
+
+    def __init__(self, name: str | None) -> None:
+        self._path = Path(name) if name and name != "-" else None
+        self._fd = -1
+
+    def __enter__(self) -> None:
+        if self._path is None:
+            return
+        try:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"Server is already running. ({self._path} is locked)") from None
+        except OSError as error:
+            raise ConfigError(f"pid file {self._path} cannot be written: {error.strerror}") from None
+        os.ftruncate(self._fd, 0)
+        os.write(self._fd, f"{os.getpid()}\n".encode())
+
+    def __exit__(self, *_: object) -> None:
+        if self._path is not None and self._fd >= 0:
+            self._path.unlink(missing_ok=True)
+            os.close(self._fd)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

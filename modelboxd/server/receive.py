@@ -1,0 +1,219 @@
+"""What the HTTP source units share: endpoint, limits, reading a request into a buffer, answering."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from modelbox import meta
+from modelbox._core import lib
+from modelbox._core.memory import new_list
+from modelbox.configuration import Configuration
+from modelbox.errors import BusyError, ConfigError, OutOfMemoryError, ShutdownError
+from modelboxd.engine.feed import CoreList
+from modelboxd.engine.unit import Entry, Services, SourceUnit
+from modelboxd.graph.model import Node
+from modelboxd.server.listener import Route, Tls, error_response
+
+log = logging.getLogger(__name__)
+
+METHODS = frozenset({"POST", "PUT", "GET", "DELETE"})
+ALLOW = {"Allow": "POST, PUT, GET, DELETE"}
+HEALTH = b'{"status":200,"message":"success"}'
+STRING_KIND = 2
+READ_TIMEOUT_S = 30.0  # a body that stops coming, for units without a time limit of their own
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A parsed `endpoint` option."""
+
+    host: str
+    port: int
+    prefix: str
+    secure: bool
+    text: str
+
+
+def parse_endpoint(text: str, node: str) -> Endpoint:
+    """`http://host:port/path`. Raises ConfigError."""
+    parts = urlsplit(text)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme not in ("http", "https") or not parts.hostname or (port is not None and port < 0):
+        raise ConfigError(f"node '{node}': endpoint {text!r} is not of the form http://host:port/path")
+    secure = parts.scheme == "https"
+    number = port if port is not None else (443 if secure else 80)
+    return Endpoint(parts.hostname, number, parts.path.rstrip("/"), secure, text)
+
+
+class TooLarge(Exception):
+    """The body is beyond max_body_size."""
+
+
+class HttpSource(SourceUnit):
+    """Base of httpserver_sync_receive and httpserver_async: everything but what becomes of the session."""
+
+    port_name = "out_request_info"
+
+    def __init__(self, node: Node, config: Configuration, services: Services) -> None:
+        super().__init__(node, config, services)
+        self.endpoint = parse_endpoint(config.get_string("endpoint"), node.name)
+        self.max_requests = config.get_int("max_requests", 1000)
+        self.max_body = config.get_int("max_body_size", 64 << 20)
+        self.keepalive_s = config.get_int("keepalive_timeout_sec", 200)
+        self.read_timeout_s = READ_TIMEOUT_S
+        self.in_flight = 0
+        self.stopping = False
+        self._entry: Entry | None = None
+        self._route: Route | None = None
+        # What every request's meta begins with, encoded once.
+        self._fixed_meta = meta.encode({"endpoint": self.endpoint.text})
+        self._method_meta = {method: meta.encode_entry("method", method) for method in METHODS}
+
+    @property
+    def entry(self) -> Entry:
+        assert self._entry is not None
+        return self._entry
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        assert self._route is not None
+        return self._route.port
+
+    def _tls(self) -> Tls | None:
+        if not self.endpoint.secure:
+            return None
+        cert, key = self.config.get_string("cert"), self.config.get_string("key")
+        if not cert or not key:
+            raise ConfigError(f"node '{self.node.name}': an https endpoint needs the options cert and key")
+        return Tls(cert, key, self.config.get_string("passwd"))
+
+    def start(self, entry: Entry) -> None:
+        self._entry = entry
+        endpoint = self.endpoint
+        try:
+            self._route = self.services.listeners.acquire(
+                endpoint.host, endpoint.port, endpoint.prefix, self.handle, tls=self._tls(), keepalive_s=self.keepalive_s
+            )
+        except ConfigError as error:
+            raise ConfigError(f"node '{self.node.name}': {error.message}", hint=error.hint) from None
+        log.info("node '%s' listens on %s (port %d)", self.node.name, endpoint.text, self.port)
+
+    def stop(self) -> None:
+        self.stopping = True
+
+    def close(self) -> None:
+        if self._route is not None:
+            self.services.listeners.release(self._route)
+            self._route = None
+
+    # ---- one request (I/O thread) ----------------------------------------------------------------------
+
+    def refuse(self, request: web.BaseRequest) -> web.Response | None:
+        """The answer to a request that does not become a session, or None."""
+        if request.method not in METHODS:
+            return error_response(405, f"method {request.method} is not allowed", headers=ALLOW)
+        if request.rel_url.path == self.endpoint.prefix + "/health":
+            return web.Response(body=HEALTH, content_type="application/json")
+        if self.stopping:
+            return self.closing()
+        if self.in_flight >= self.max_requests:
+            return error_response(429, "too many requests", headers={"Retry-After": "1"})
+        length = request.content_length
+        if length is not None and length > self.max_body:
+            return self.too_large(request)
+        return None
+
+    def closing(self) -> web.Response:
+        return error_response(503, "the service is stopping", headers={"Retry-After": "5", "Connection": "close"})
+
+    def busy(self, error: BusyError) -> web.Response:
+        retry = str(max(1, round(error.retry_after_s)))
+        return error_response(503, "the graph is full, try again later", headers={"Retry-After": retry})
+
+    def too_large(self, request: web.BaseRequest) -> web.Response:
+        response = error_response(413, f"the body is larger than {self.max_body} bytes", headers={"Connection": "close"})
+        response.force_close()
+        return response
+
+    async def read(self, request: web.BaseRequest) -> CoreList:
+        """The request as a list of one buffer. Raises TooLarge, TimeoutError, OutOfMemoryError."""
+        body: bytes | bytearray = b""
+        if request.body_exists:
+            body = await self._read_body(request)
+        buffer = self.services.pool.copy_of(body) if body else self.services.pool.new(0)
+        lib.mb_buffer_set_kind(buffer, STRING_KIND)
+        block = b"".join(
+            (
+                self._fixed_meta,
+                self._method_meta[request.method],
+                meta.encode_entry("size", len(body)),
+                meta.encode_entry("uri", request.raw_path if hasattr(request, "raw_path") else request.path_qs),
+                meta.encode_entry("headers", dict(request.headers)),
+            )
+        )
+        lib.mb_buffer_set_meta(buffer, block, len(block))
+        lib.mb_buffer_seal(buffer)
+        items = new_list(1)
+        lib.mb_list_push(items, lib.mb_buffer_ref(buffer))
+        return items
+
+    async def _read_body(self, request: web.BaseRequest) -> bytes | bytearray:
+        content = request.content
+        if content.is_eof():
+            body = content.read_nowait()
+            if len(body) > self.max_body:
+                raise TooLarge
+            return body
+        collected = bytearray()
+        async with asyncio.timeout(self.read_timeout_s):
+            while True:
+                chunk = await content.readany()
+                if not chunk:
+                    return collected
+                collected += chunk
+                if len(collected) > self.max_body:
+                    raise TooLarge
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One request from its head to its answer."""
+        refusal = self.refuse(request)
+        if refusal is not None:
+            return refusal
+        self.in_flight += 1
+        try:
+            return await self._serve(request)
+        except TooLarge:
+            return self.too_large(request)
+        except TimeoutError:
+            response = error_response(408, "the request did not arrive in time", headers={"Connection": "close"})
+            response.force_close()
+            return response
+        except BusyError as error:
+            return self.busy(error)
+        except ShutdownError:
+            return self.closing()
+        except OutOfMemoryError as error:
+            log.warning("node '%s': %s", self.node.name, error)
+            return error_response(503, "no memory for the request", headers={"Retry-After": "1"})
+        finally:
+            self.in_flight -= 1
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        raise NotImplementedError
+
+
+def private_of(reply: Any) -> dict[str, Any]:
+    """Session values of a request: the reply unit finds its partner under "reply"."""
+    return {"reply": reply}
+
+
