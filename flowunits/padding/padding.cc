@@ -1,0 +1,116 @@
+// padding: fits images into a fixed size, keeping their ratio, and fills what is left.
+// in_image: packed uint8 or float; out_image: the same, with the image meta.
+#include <algorithm>
+#include <cmath>
+
+#include "../common/interpolation.hpp"
+
+namespace {
+
+enum class Align { kStart, kCenter, kEnd };
+
+struct State {
+  int width, height, interpolation;
+  Align vertical, horizontal;
+  cv::Scalar fill;
+  bool scale;
+};
+
+Align align_of(const std::string &word, const char *start, const char *end, const char *key) {
+  if (word == start) return Align::kStart;
+  if (word == "center") return Align::kCenter;
+  if (word == end) return Align::kEnd;
+  throw mbu::OptionError(mbu::text("option %s = \"%s\" must be %s, center or %s", key, word.c_str(), start, end));
+}
+
+int32_t open(const mb_host *host, const mb_config *config, void **state) {
+  return mbu::open_state<State>(host, config, state, [](const mbu::Options &options) {
+    const char *width = options.has("image_width") ? "image_width" : "width";
+    const char *height = options.has("image_height") ? "image_height" : "height";
+    if (!options.has(width)) throw mbu::OptionError("option image_width is missing");
+    if (!options.has(height)) throw mbu::OptionError("option image_height is missing");
+    const double black[3] = {0, 0, 0};
+    std::vector<double> fill = options.numbers("padding_data", 3, black);
+    cv::setNumThreads(0);
+    return new State{static_cast<int>(options.number(width, 0, 1, 65536)),
+                     static_cast<int>(options.number(height, 0, 1, 65536)),
+                     mbu::interpolation_of(options.word("interpolation", "inter_linear")),
+                     align_of(options.word("vertical_align", "top"), "top", "bottom", "vertical_align"),
+                     align_of(options.word("horizontal_align", "left"), "left", "right", "horizontal_align"),
+                     cv::Scalar(fill[0], fill[1], fill[2], 0),
+                     options.flag("need_scale", true)};
+  });
+}
+
+int place(Align align, int room, int size) {
+  if (align == Align::kStart) return 0;
+  return align == Align::kEnd ? room - size : (room - size) / 2;
+}
+
+// The size of the image inside the frame: scaled so that it just fits, never below one pixel.
+cv::Size inner_size(const State &state, const mbu::Image &image) {
+  int width = static_cast<int>(image.width), height = static_cast<int>(image.height);
+  if (!state.scale) {
+    if (width > state.width || height > state.height) {
+      throw mbu::BufferError(mbu::text("an image of %d x %d does not fit into %d x %d without need_scale", width, height,
+                                       state.width, state.height));
+    }
+    return {width, height};
+  }
+  double ratio = std::min(static_cast<double>(state.width) / width, static_cast<double>(state.height) / height);
+  return {std::clamp(static_cast<int>(width * ratio), 1, state.width),
+          std::clamp(static_cast<int>(height * ratio), 1, state.height)};
+}
+
+// Fills the frame around `inner` only; the inside is written by the caller.
+void fill_around(cv::Mat &frame, const cv::Rect &inner, const cv::Scalar &value) {
+  frame.rowRange(0, inner.y).setTo(value);
+  frame.rowRange(inner.y + inner.height, frame.rows).setTo(value);
+  cv::Mat band = frame.rowRange(inner.y, inner.y + inner.height);
+  band.colRange(0, inner.x).setTo(value);
+  band.colRange(inner.x + inner.width, frame.cols).setTo(value);
+}
+
+int32_t process(const mb_host *host, void *opaque, mb_call *call) {
+  const State &state = *static_cast<State *>(opaque);
+  return mbu::each(host, call, "Padding", [&](const mb_buffer *input) {
+    mbu::Image image = mbu::read_image(host, input);
+    cv::Size size = inner_size(state, image);
+    cv::Rect inner(place(state.horizontal, state.width, size.width), place(state.vertical, state.height, size.height),
+                   size.width, size.height);
+    uint64_t bytes = static_cast<uint64_t>(state.width) * state.height * image.channels * image.element();
+    mbu::Output output(host, call, bytes);
+    cv::Mat frame(state.height, state.width, mbu::cv_type(image), output.data());
+    fill_around(frame, inner, state.fill);
+    cv::Mat inside = frame(inner);
+    cv::Mat from = mbu::mat_of(image);
+    if (from.size() == size) {
+      from.copyTo(inside);
+    } else {
+      cv::resize(from, inside, size, 0, 0, state.interpolation);
+    }
+    mbu::write_image_meta(host, output.get(), state.width, state.height, image.channels, image.pix_fmt.c_str(), image.dtype);
+    output.push(call);
+  });
+}
+
+const mb_port inputs[] = {{"in_image", "image", nullptr}};
+const mb_port outputs[] = {{"out_image", "image", nullptr}};
+const mb_option options[] = {
+    {"image_width", "int", nullptr, 0, "width of the result in pixels", nullptr},
+    {"image_height", "int", nullptr, 0, "height of the result in pixels", nullptr},
+    {"width", "int", nullptr, 0, "the same as image_width", nullptr},
+    {"height", "int", nullptr, 0, "the same as image_height", nullptr},
+    {"vertical_align", "string", "top", 0, "where the image stands in the frame", "top|center|bottom"},
+    {"horizontal_align", "string", "left", 0, "where the image stands in the frame", "left|center|right"},
+    {"padding_data", "list", "0,0,0", 0, "value of the pixels around the image, per channel", nullptr},
+    {"need_scale", "bool", "true", 0, "scale the image so that it just fits", nullptr},
+    {"interpolation", "string", "inter_linear", 0, "how pixels are computed", mbu::kInterpolations},
+};
+const mb_unit unit = {sizeof(mb_unit), MB_UNIT_ELEMENTWISE, "padding", "cpu", "1.0.0",
+                      "Fits images into a fixed size and fills the rest.", "Image", inputs, 1, outputs, 1, options, 9, 0, 0,
+                      open, mbu::close_state<State>, process, nullptr, nullptr};
+
+}  // namespace
+
+MBU_PLUGIN(unit)
