@@ -46,8 +46,6 @@ def set_default_pool(pool: Pool) -> None:
     _pool = pool
 
 
-
-
 class Buffer(Exporter):
     """Data, meta and perhaps an error.
 
@@ -197,7 +195,9 @@ class Buffer(Exporter):
         """Text for kind STRING, else an independent flat array with the type of meta `type`."""
         if self._kind == STRING:
             return str(self)
-        return self.numpy().reshape(-1).copy() if self.get_bytes() else np.zeros(0, to_numpy(self.meta_dict().get("type")))
+        return (
+            self.numpy().reshape(-1).copy() if self.get_bytes() else np.zeros(0, to_numpy(self.meta_dict().get("type")))
+        )
 
     def as_bytes(self) -> bytes:
         """A copy of the data."""
@@ -333,9 +333,7 @@ class BufferList:
     def from_core(cls, items: CData) -> BufferList:
         """The buffers of an mb_list, which stays as it is."""
         made = cls()
-        made._items = [
-            Buffer.from_core(lib.mb_buffer_ref(items.items[position])) for position in range(items.count)
-        ]
+        made._items = [Buffer.from_core(lib.mb_buffer_ref(items.items[position])) for position in range(items.count)]
         return made
 
     def to_core(self, pool: Pool) -> CData:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from modelbox.errors import ConfigError, GraphError, ModelBoxError
 from modelbox.version import VERSION
-from modelboxd import logs, paths, settings as settings_module, systemd
+from modelboxd import logs, paths, systemd
+from modelboxd import settings as settings_module
 from modelboxd.settings import Settings
 
 EX_FAILED, EX_USAGE, EX_CONFIG = 1, 2, 78
@@ -21,7 +22,9 @@ log = logging.getLogger(__name__)
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="modelbox", description="A server for AI pipelines described as dataflow graphs.")
+    made = argparse.ArgumentParser(
+        prog="modelbox", description="A server for AI pipelines described as dataflow graphs."
+    )
     made.add_argument("-c", metavar="FILE", help="configuration file (default: /etc/modelbox/modelbox.conf)")
     made.add_argument("-f", action="store_true", help="stay in the foreground")
     made.add_argument("-V", action="store_true", help="verbose: stay in the foreground and log to the screen")
@@ -29,9 +32,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("-u", metavar="USER", help="user to become")
     made.add_argument("-v", "--version", action="version", version=f"modelbox {VERSION}")
     made.add_argument("--graph", metavar="FILE", action="append", default=[], help="run this graph; may be repeated")
-    made.add_argument("--check", metavar="GRAPH", nargs="*", help="check the configuration (and graphs), print the plan, end")
+    made.add_argument(
+        "--check", metavar="GRAPH", nargs="*", help="check the configuration (and graphs), print the plan, end"
+    )
     made.add_argument("--dot", action="store_true", help="with --check: the plan as DOT instead of a table")
-    made.add_argument("--print-config", action="store_true", help="print the effective configuration with its origins, end")
+    made.add_argument(
+        "--print-config", action="store_true", help="print the effective configuration with its origins, end"
+    )
     return made
 
 

@@ -85,8 +85,13 @@ class Daemon:
         try:
             for path in self.graphs:
                 self.start_job(path)
-            log.info("modelbox %s is ready: %d jobs, %d threads (pid %d)", VERSION, len(self.jobs),
-                     self.executor.threads, os.getpid())
+            log.info(
+                "modelbox %s is ready: %d jobs, %d threads (pid %d)",
+                VERSION,
+                len(self.jobs),
+                self.executor.threads,
+                os.getpid(),
+            )
             systemd.notify("READY=1", f"STATUS={len(self.jobs)} jobs")
             while not self._stop.is_set():
                 self._stop.wait()
@@ -125,7 +130,7 @@ class Daemon:
             try:
                 inference[virtual_type] = registry.find(name)
             except UnitNotFoundError as error:
-                log.warning("models with virtual_type = \"%s\" cannot run: %s", virtual_type, error)
+                log.warning('models with virtual_type = "%s" cannot run: %s', virtual_type, error)
         python = self.settings.python
         return Engine(
             self.executor,

@@ -134,5 +134,6 @@ def _file_handler(settings: LogSettings) -> FileHandler:
         return FileHandler(path, maxBytes=settings.size, backupCount=settings.num, encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            f"log.path: {path} cannot be written: {error.strerror}", hint="choose another log.path, or -V for the screen"
+            f"log.path: {path} cannot be written: {error.strerror}",
+            hint="choose another log.path, or -V for the screen",
         ) from None

@@ -21,7 +21,9 @@ _VARIABLE = re.compile(r"(\\?)\$\{(\w+)\}")
 _UNITS = {"": 1, "B": 1, "K": 1 << 10, "KB": 1 << 10, "M": 1 << 20, "MB": 1 << 20, "G": 1 << 30, "GB": 1 << 30}
 
 
-def option(default: Any, help_text: str, *, key: str = "", least: int | None = None, words: tuple[str, ...] = ()) -> Any:
+def option(
+    default: Any, help_text: str, *, key: str = "", least: int | None = None, words: tuple[str, ...] = ()
+) -> Any:
     """A field with its help; `key` where the name in the file has a dash."""
     meta = {"help": help_text, "key": key, "least": least, "words": words}
     if isinstance(default, tuple):
@@ -131,7 +133,7 @@ class EditorSettings:
 class IncludeSettings:
     """More configuration files; later ones win, lists of plugins are joined."""
 
-    files: tuple[str, ...] = option((), "patterns, relative to this file, e.g. \"conf.d/*.conf\"")
+    files: tuple[str, ...] = option((), 'patterns, relative to this file, e.g. "conf.d/*.conf"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +206,9 @@ class _Loader:
             line = next((n for n, row in enumerate(text.split("\n"), 1) if row.strip().startswith(f"[{name}")), 0)
             if not isinstance(values, dict):
                 raise ConfigError(f"'{name}' stands outside any section", where=Where(str(path), find_line(text, name)))
-            raise ConfigError(f"section [{name}] is not known", where=Where(str(path), line), hint=_near(name, SECTIONS))
+            raise ConfigError(
+                f"section [{name}] is not known", where=Where(str(path), line), hint=_near(name, SECTIONS)
+            )
         if not isinstance(values, dict):
             raise ConfigError(f"'{name}' must be a section [{name}]", where=Where(str(path), find_line(text, name)))
         fields = {file_key(item): item for item in dataclasses.fields(kind)}

@@ -134,7 +134,9 @@ class OnnxInference(BuiltinUnit):
         ]
         results: list[list[Array]] = [[] for _ in rows]
         for positions in self._groups(rows):
-            arrays = [self._stack(number, [rows[at][number] for at in positions]) for number in range(len(self._inputs))]
+            arrays = [
+                self._stack(number, [rows[at][number] for at in positions]) for number in range(len(self._inputs))
+            ]
             for position, row in zip(positions, self._run(arrays, len(positions)), strict=True):
                 results[position] = row
         for row in results:
@@ -173,7 +175,9 @@ class OnnxInference(BuiltinUnit):
             size = limit or len(positions)
             groups += [positions[at : at + size] for at in range(0, len(positions), size)]
         if limit > 1 and any(len(group) != limit for group in groups):
-            raise UnitError(f"node '{self.node.name}': the model's batch is fixed at {limit}", hint=f"batch_size={limit}")
+            raise UnitError(
+                f"node '{self.node.name}': the model's batch is fixed at {limit}", hint=f"batch_size={limit}"
+            )
         return groups
 
     def _stack(self, number: int, arrays: Sequence[Array]) -> Array:

@@ -62,7 +62,9 @@ class Registry:
         for other in same:
             if (other.device, other.version) == (unit.device, unit.version):
                 if other.path != unit.path:
-                    text = f"unit '{unit.name}' {unit.version} for {unit.device} in {unit.path} is hidden by {other.path}"
+                    text = (
+                        f"unit '{unit.name}' {unit.version} for {unit.device} in {unit.path} is hidden by {other.path}"
+                    )
                     self.problems.append(DriverError(text))
                 return
         same.append(unit)

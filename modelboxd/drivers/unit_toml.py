@@ -101,7 +101,9 @@ class _Reader:
 
     def _example(self, key: str) -> str:
         examples = {
-            "entry": 'add entry = "module@Class" to [base]' if self.kind is UnitKind.PYTHON else 'add entry = "model.onnx"',
+            "entry": 'add entry = "module@Class" to [base]'
+            if self.kind is UnitKind.PYTHON
+            else 'add entry = "model.onnx"',
             "virtual_type": 'add virtual_type = "onnx" to [base]',
             "version": 'add version = "1.0.0" to [base]',
         }
@@ -152,7 +154,8 @@ class _Reader:
             if port is None:
                 known = ", ".join(section)
                 raise self.fail(
-                    f"the key {side}.{side}{number} is not found", hint=f"ports count from 1 without gaps; there is: {known}"
+                    f"the key {side}.{side}{number} is not found",
+                    hint=f"ports count from 1 without gaps; there is: {known}",
                 )
             if not isinstance(port, dict) or not str(port.get("name", "")).strip():
                 raise self.fail(f"{side}.{side}{number}.name is missing")

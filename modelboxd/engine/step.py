@@ -301,9 +301,7 @@ class Step:
                 self._pass_on(part)
         if feed.slots or feed.busy or self.feeds.get(feed.stream) is not feed:
             return  # not over yet, or closed meanwhile because passing on failed the session
-        if closed:
-            self._close(feed)
-        elif feed.dead and not (self.stream_order and feed.begun):
+        if closed or (feed.dead and not (self.stream_order and feed.begun)):
             self._close(feed)
         else:
             self._mark(feed)

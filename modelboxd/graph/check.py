@@ -103,16 +103,25 @@ class _Checker:
         attrs = {key: self.spec.attrs[key] for key in INHERITED if key in self.spec.attrs} | spec.attrs
         kind = attrs["type"].text.lower() if "type" in attrs else "flowunit"
         if kind not in ("flowunit", "input", "output"):
-            self._complain(f"node '{spec.name}': unsupport node type '{kind}'", attrs["type"].where,
-                           "type is flowunit, input or output")
+            self._complain(
+                f"node '{spec.name}': unsupport node type '{kind}'",
+                attrs["type"].where,
+                "type is flowunit, input or output",
+            )
             return None
         if kind != "flowunit":
-            self._complain(f"node '{spec.name}': type={kind} is not supported yet", spec.where,
-                           "feed the graph by a source unit such as httpserver_sync_receive")
+            self._complain(
+                f"node '{spec.name}': type={kind} is not supported yet",
+                spec.where,
+                "feed the graph by a source unit such as httpserver_sync_receive",
+            )
             return None
         if "flowunit" not in attrs or not attrs["flowunit"].text:
-            self._complain(f"node '{spec.name}': flowunit name is empty.", spec.where,
-                           "give it an attribute flowunit=NAME; is the node's name spelled as where it is declared?")
+            self._complain(
+                f"node '{spec.name}': flowunit name is empty.",
+                spec.where,
+                "give it an attribute flowunit=NAME; is the node's name spelled as where it is declared?",
+            )
             return None
         unit = self._find(spec, attrs)
         if unit is None:
@@ -142,9 +151,7 @@ class _Checker:
         wish = self._number(spec, attrs, "batch_size", 1) or settings.get("batch_size") or defaults.batch_size
         queue = self._number(spec, attrs, "queue_size", 1) or settings.get("queue_size") or defaults.queue_size
         external = self._number(spec, attrs, "queue_size_external", 1)
-        sizes = {
-            port.name: self._number(spec, attrs, f"queue_size_{port.name}", 1) or queue for port in unit.inputs
-        }
+        sizes = {port.name: self._number(spec, attrs, f"queue_size_{port.name}", 1) or queue for port in unit.inputs}
         priority = self._number(spec, attrs, "priority", 1, 10) or 5
         return Node(
             name=spec.name,
@@ -166,7 +173,11 @@ class _Checker:
             return None
         if attr.text.isdigit() and least <= int(attr.text) <= most:
             return int(attr.text)
-        text = "queue size config is zero" if attr.text == "0" and "queue" in key else f"{key}={attr.text!r} is out of range"
+        text = (
+            "queue size config is zero"
+            if attr.text == "0" and "queue" in key
+            else f"{key}={attr.text!r} is out of range"
+        )
         limits = f"a whole number from {least}" + (f" to {most}" if most < 1 << 31 else " on")
         self._complain(f"node '{spec.name}': {text}", attr.where, limits)
         return None
@@ -192,8 +203,11 @@ class _Checker:
             if option.name in options:
                 continue
             if option.required:
-                self._complain(f"node '{spec.name}': option '{option.name}' of {unit.name} is missing", spec.where,
-                               option.description)
+                self._complain(
+                    f"node '{spec.name}': option '{option.name}' of {unit.name} is missing",
+                    spec.where,
+                    option.description,
+                )
             elif option.default is not None:
                 options[option.name] = option.default
         return options
@@ -294,7 +308,7 @@ class _Checker:
     def _port_complained(self, node: Node, port: str) -> bool:
         """Whether an edge that meant this port was refused already."""
         return any(
-            edge.dst == node.name and edge.dst_port == port or edge.src == node.name and edge.src_port == port
+            (edge.dst == node.name and edge.dst_port == port) or (edge.src == node.name and edge.src_port == port)
             for edge in self.spec.edges
         )
 
@@ -335,7 +349,8 @@ class _Checker:
         if len(order) < len(self.nodes):
             cycle = self._cycle({name for name in self.nodes if name not in set(order)})
             self._complain(
-                f"generate topology fail: the graph has a cycle: {' -> '.join(cycle)}", self.nodes[cycle[0]].where,
+                f"generate topology fail: the graph has a cycle: {' -> '.join(cycle)}",
+                self.nodes[cycle[0]].where,
                 "loops need a loop unit",
             )
         return order

@@ -95,7 +95,9 @@ def parse_dot(text: str, locate: Locate) -> DotGraph:
     except UnexpectedCharacters as error:
         found = text[error.pos_in_stream]
         hint = "a quoted text is not closed" if found == '"' else ""
-        raise GraphError(f"unexpected {found!r} in the graph", where=locate(error.line, error.column), hint=hint) from None
+        raise GraphError(
+            f"unexpected {found!r} in the graph", where=locate(error.line, error.column), hint=hint
+        ) from None
     return _Builder(locate).build(tree)
 
 

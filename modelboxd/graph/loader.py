@@ -130,7 +130,9 @@ def toml_error(error: tomllib.TOMLDecodeError, text: str, name: str) -> tuple[st
     if match:
         return match[1], Where(name, int(match[2]), int(match[3]))
     lines = text.split("\n")
-    return str(error).replace(" (at end of document)", " at the end of the file"), Where(name, len(lines), len(lines[-1]) + 1)
+    return str(error).replace(" (at end of document)", " at the end of the file"), Where(
+        name, len(lines), len(lines[-1]) + 1
+    )
 
 
 def _section(data: dict[str, Any], key: str, name: str) -> dict[str, Any]:
@@ -231,9 +233,7 @@ def _locate_text(value: str, text: str, name: str) -> Locate:
     start = text.find(value, max(text.find("graphconf"), 0))
     if start >= 0:
         first_line, first_column = _place(text, start)
-        return lambda line, column: Where(
-            name, first_line + line - 1, column + (first_column - 1 if line == 1 else 0)
-        )
+        return lambda line, column: Where(name, first_line + line - 1, column + (first_column - 1 if line == 1 else 0))
     # The string has escapes: only its lines can be told, and only if none of them is joined.
     match = re.search(r'graphconf\s*=\s*("""|\'\'\')\n?', text)
     first_line = _place(text, match.end())[0] if match else find_line(text, "graphconf")

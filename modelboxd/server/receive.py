@@ -102,7 +102,12 @@ class HttpSource(SourceUnit):
         endpoint = self.endpoint
         try:
             self._route = self.services.listeners.acquire(
-                endpoint.host, endpoint.port, endpoint.prefix, self.handle, tls=self._tls(), keepalive_s=self.keepalive_s
+                endpoint.host,
+                endpoint.port,
+                endpoint.prefix,
+                self.handle,
+                tls=self._tls(),
+                keepalive_s=self.keepalive_s,
             )
         except ConfigError as error:
             raise ConfigError(f"node '{self.node.name}': {error.message}", hint=error.hint) from None
@@ -141,7 +146,9 @@ class HttpSource(SourceUnit):
         return error_response(503, "the graph is full, try again later", headers={"Retry-After": retry})
 
     def too_large(self, request: web.BaseRequest) -> web.Response:
-        response = error_response(413, f"the body is larger than {self.max_body} bytes", headers={"Connection": "close"})
+        response = error_response(
+            413, f"the body is larger than {self.max_body} bytes", headers={"Connection": "close"}
+        )
         response.force_close()
         return response
 
@@ -215,5 +222,3 @@ class HttpSource(SourceUnit):
 def private_of(reply: Any) -> dict[str, Any]:
     """Session values of a request: the reply unit finds its partner under "reply"."""
     return {"reply": reply}
-
-

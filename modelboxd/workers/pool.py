@@ -255,7 +255,7 @@ class WorkerGroup:
         self._born[worker] = time.monotonic()
         share = str(max(1, cpu_count() // self._count))
         self.workers = [other for other in self.workers if other.number != number] + [worker]
-        env = {name: share for name in THREAD_VARIABLES}
+        env = dict.fromkeys(THREAD_VARIABLES, share)
         self._pool.spawn(worker, self._order, f"modelbox: python-worker {name}", env)
 
     # ---- called by workers (I/O thread) -----------------------------------------------------------------------

@@ -353,7 +353,9 @@ class Worker:
         while self.alive and self._drain_one():
             pass
         if number:
-            how = f"was killed by {signal.Signals(number).name}" if number in set(signal.Signals) else f"signal {number}"
+            how = (
+                f"was killed by {signal.Signals(number).name}" if number in set(signal.Signals) else f"signal {number}"
+            )
         else:
             how = f"ended with exit code {code}"
         self._lost(f"python worker {self.name} (pid {self.pid}) {how}")

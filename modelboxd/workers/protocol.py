@@ -157,9 +157,7 @@ class Writer:
             items = new_list(1)
             lib.mb_list_push(items, lib.mb_buffer_ref(body))
             self.reset()
-            if lib.mb_peer_encode(
-                self._peer, items, 0, 1, self._memory, self._capacity, self._used, self._error
-            ) != 1:
+            if lib.mb_peer_encode(self._peer, items, 0, 1, self._memory, self._capacity, self._used, self._error) != 1:
                 raise_error(self._error)
             size = self.size
         HEADER.pack_into(self.view, 0, MAGIC, kind, flags, 0, sequence, count, released, 0)
@@ -224,9 +222,7 @@ class Reader:
         items = new_list(min(count, 1024))
         if count:
             self._used[0] = self._at
-            if lib.mb_peer_decode(
-                self._peer, self._cdata, len(self._data), self._used, count, items, self._error
-            ) < 0:
+            if lib.mb_peer_decode(self._peer, self._cdata, len(self._data), self._used, count, items, self._error) < 0:
                 raise ProtocolError(ffi.string(self._error.message).decode(errors="replace"))
             self._at = int(self._used[0])
         return items

@@ -320,7 +320,7 @@ def load_unit(toml: str, entry: str) -> FlowUnit:
             if importlib.util.find_spec(module_name) is not None:
                 return make_unit(importlib.import_module(module_name), class_name, toml, entry)
         raise CallFailed(
-            StatusCode.STATUS_BADCONF, f"{toml}: entry = \"{entry}\": there is no {module_name}.py in {directory}"
+            StatusCode.STATUS_BADCONF, f'{toml}: entry = "{entry}": there is no {module_name}.py in {directory}'
         )
     return make_unit(importlib.import_module(module_name), class_name, toml, entry)
 

@@ -15,13 +15,16 @@ from modelbox.errors import TimedOutError, UnitError, WorkerLostError
 from tests.integration.workers import LIMIT_S, Caller, write_unit
 
 HEAD = "import _flowunit as modelbox\nimport numpy as np\nclass Unit(modelbox.FlowUnit):\n"
-ECHO = HEAD + """
+ECHO = (
+    HEAD
+    + """
     def process(self, ctx):
         out = ctx.output("out")
         for buffer in ctx.input("in"):
             out.push_back(buffer)
         return modelbox.Status.StatusCode.STATUS_SUCCESS
 """
+)
 
 
 def body(text: str) -> str:
@@ -29,8 +32,11 @@ def body(text: str) -> str:
 
 
 def test_text_and_arrays_round_trip(caller: Caller, tmp_path: Path) -> None:
-    unit = write_unit(tmp_path, "plus", body(
-        """def open(self, config):
+    unit = write_unit(
+        tmp_path,
+        "plus",
+        body(
+            """def open(self, config):
     self.add = config.get_int("add", 0)
     return modelbox.Status()
 def process(self, ctx):
@@ -40,7 +46,8 @@ def process(self, ctx):
         made.set("seen", {"pid": 1, "list": [1, "a", None]})
         ctx.output("out").push_back(made)
     return modelbox.Status()"""
-    ))
+        ),
+    )
     group = caller.start(unit, {"add": "3"})
     for size in (3, 5000, 1_000_000):
         array = np.arange(size, dtype=np.int32)
@@ -55,14 +62,18 @@ def process(self, ctx):
 
 @pytest.mark.parametrize("size", [10, 100_000])
 def test_pass_through_keeps_bytes_and_modified_inputs_carry_changes(caller: Caller, tmp_path: Path, size: int) -> None:
-    unit = write_unit(tmp_path, "draw", body(
-        """def process(self, ctx):
+    unit = write_unit(
+        tmp_path,
+        "draw",
+        body(
+            """def process(self, ctx):
     for buffer in ctx.input("in"):
         if buffer.get("draw"):
             np.array(buffer, copy=False)[0] = 77
         ctx.output("out").push_back(buffer)
     return modelbox.Status()"""
-    ))
+        ),
+    )
     group = caller.start(unit)
     plain, drawn = Buffer(None, np.zeros(size, np.uint8)), Buffer(None, np.zeros(size, np.uint8))
     plain.set("draw", False)
@@ -116,18 +127,24 @@ def test_unit_that_does_not_open(caller: Caller, tmp_path: Path, code: str, text
 
 
 def test_killed_worker_fails_what_it_held_and_is_replaced(caller: Caller, tmp_path: Path) -> None:
-    unit = write_unit(tmp_path, "kill", body(
-        """def process(self, ctx):
+    unit = write_unit(
+        tmp_path,
+        "kill",
+        body(
+            """def process(self, ctx):
     import os, signal
     for buffer in ctx.input("in"):
         if str(buffer) == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         ctx.output("out").push_back(str(os.getpid()))
     return modelbox.Status()"""
-    ))
+        ),
+    )
     group = caller.start(unit)
     (first,) = caller.call(group, "pid")
-    with pytest.raises(WorkerLostError, match=r"python worker job/node#0 \(pid \d+\) was killed by SIGKILL while it held 1 call"):
+    with pytest.raises(
+        WorkerLostError, match=r"python worker job/node#0 \(pid \d+\) was killed by SIGKILL while it held 1 call"
+    ):
         caller.call(group, "die")
     (second,) = caller.call(group, "pid")
     assert str(first) != str(second)
@@ -136,15 +153,19 @@ def test_killed_worker_fails_what_it_held_and_is_replaced(caller: Caller, tmp_pa
 
 
 def test_time_limit(caller: Caller, tmp_path: Path) -> None:
-    unit = write_unit(tmp_path, "slow", body(
-        """def process(self, ctx):
+    unit = write_unit(
+        tmp_path,
+        "slow",
+        body(
+            """def process(self, ctx):
     import signal
     for buffer in ctx.input("in"):
         if str(buffer) == "hang":
             signal.pause()
         ctx.output("out").push_back(buffer)
     return modelbox.Status()"""
-    ))
+        ),
+    )
     group = caller.start(unit, process_timeout_ms=200)
     with pytest.raises(TimedOutError, match="did not answer within 0.2 s"):
         caller.call(group, "hang")
@@ -190,8 +211,11 @@ def test_master_killed(caller: Caller, tmp_path: Path) -> None:
 
 
 def test_stream_private_data_and_pre_post(caller: Caller, tmp_path: Path) -> None:
-    unit = write_unit(tmp_path, "count", body(
-        """def data_pre(self, ctx):
+    unit = write_unit(
+        tmp_path,
+        "count",
+        body(
+            """def data_pre(self, ctx):
     ctx.set_private_int("n", 10)
     return modelbox.Status()
 def process(self, ctx):
@@ -199,7 +223,9 @@ def process(self, ctx):
     ctx.set_private_int("n", n)
     ctx.output("out").push_back(str(n))
     return modelbox.Status()"""
-    ), stream=True)
+        ),
+        stream=True,
+    )
     group = caller.start(unit)
     result = caller.submit(group, "a", stream=5, end=True).result(LIMIT_S)
     assert result.error is None

@@ -124,7 +124,7 @@ def graphs(draw: st.DrawFn) -> RefGraph:
 
 def dot(graph: RefGraph) -> str:
     def port(source: tuple[str, int]) -> str:
-        return f"source:out" if source[0] == "source" else f"{source[0]}:o{source[1]}"
+        return "source:out" if source[0] == "source" else f"{source[0]}:o{source[1]}"
 
     lines = ["source [flowunit=source]"]
     for node in graph.nodes:
@@ -148,9 +148,7 @@ values = st.lists(st.sampled_from(["a", "b", "c", "bb", "d"]), max_size=40)
     cut=st.integers(1, 7),
     threads=st.sampled_from([1, 2, 16]),
 )
-def test_engine_agrees_with_the_reference(
-    graph: RefGraph, sessions: list[list[str]], cut: int, threads: int
-) -> None:
+def test_engine_agrees_with_the_reference(graph: RefGraph, sessions: list[list[str]], cut: int, threads: int) -> None:
     buffers: list[Any] = []
     bench = Bench(UNITS, threads=threads)
     try:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-
 from modelbox.errors import BusyError, ShutdownError, UnitError
 from modelboxd.engine.job import JobSettings
 from tests.unit.engine.harness import LIMIT_S, Bench, Gate, spec, text_buffer, unit

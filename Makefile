@@ -1,0 +1,92 @@
+# make help lists what there is. Everything can be run again; what is done already is skipped.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := build/stamps
+APT := python3-dev python3-venv gcc g++ make libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev \
+       libturbojpeg0-dev graphviz clang-format curl
+C_FILES := $(shell find csrc flowunits modelbox/_core -name '*.c' -o -name '*.h' -o -name '*.cc' -o -name '*.hpp')
+PIP := $(BIN)/pip --disable-pip-version-check -q
+
+.PHONY: help setup demo test lint format bench soak package clean units core c-test python-test
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMPS)/install units ## install what is missing, build everything
+
+$(STAMPS)/apt: Makefile
+	@mkdir -p $(STAMPS)
+	@missing=""; for name in $(APT); do dpkg -s $$name >/dev/null 2>&1 || missing="$$missing $$name"; done; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ]; then \
+	    echo "installing:$$missing"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >build/apt.log 2>&1 \
+	      || { tail -20 build/apt.log; exit 1; }; \
+	  else \
+	    echo "these Debian packages are missing; as root: apt-get install$$missing"; exit 1; \
+	  fi; \
+	fi
+	@touch $@
+
+$(STAMPS)/venv: $(STAMPS)/apt requirements-dev.txt requirements-models.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing Python packages"
+	@$(PIP) install -r requirements-dev.txt
+	@$(PIP) install --no-deps -r requirements-models.txt
+	@touch $@
+
+$(STAMPS)/core: $(STAMPS)/venv $(wildcard csrc/src/*.[ch] csrc/include/modelbox/*.h modelbox/_core/*.c modelbox/_core/build.py)
+	@echo "building the C core"
+	@$(BIN)/python modelbox/_core/build.py
+	@touch $@
+
+# The checkout itself is what runs: a .pth file, and the two commands.
+$(STAMPS)/install: $(STAMPS)/core packaging/checkout.py
+	@$(BIN)/python packaging/checkout.py
+	@$(BIN)/python examples/text_detection/prepare.py
+	@touch $@
+
+core: $(STAMPS)/core
+
+units: $(STAMPS)/apt
+	@$(MAKE) -s -j2 -C flowunits
+
+demo: setup ## a real photo through a real graph: start, post, show the boxes, stop
+	@$(BIN)/python examples/demo.py
+
+test: setup c-test python-test ## all tests
+
+c-test: $(STAMPS)/apt
+	@$(MAKE) -s -C csrc test
+
+python-test: setup
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## formatting, lint, types, and C with all warnings as errors
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@clang-format --dry-run -Werror $(C_FILES)
+	@$(MAKE) -s -C csrc lint
+
+format: setup ## format all sources
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+	@clang-format -i $(C_FILES)
+
+bench: setup ## ratios against baselines that run in the same call
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+soak: setup ## MINUTES of mixed good and bad requests, memory and descriptors watched
+	@$(BIN)/python benchmarks/soak.py $(or $(MINUTES),30)
+
+package: setup ## source archive and wheel into dist/
+	@$(PIP) install build && $(BIN)/python -m build --no-isolation >build/package.log 2>&1 || { tail -20 build/package.log; exit 1; }
+	@ls dist
+
+clean: ## remove what was built (not .venv)
+	rm -rf build dist *.egg-info modelbox/_core/*.so
+	$(MAKE) -s -C flowunits clean
+	$(MAKE) -s -C csrc clean

@@ -1,0 +1,25 @@
+"""Makes a checkout usable from its .venv: the source tree on the import path, and the two commands.
+
+Plain files instead of an editable install, so that it works offline and takes no time.
+"""
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[1]
+COMMANDS = {"modelbox": "modelboxd.cli", "modelbox-tool": "modelboxd.tool.main"}
+
+
+def main() -> None:
+    site = Path(sysconfig.get_paths()["purelib"])
+    (site / "modelbox-checkout.pth").write_text(f"{TOP}\n")
+    for name, module in COMMANDS.items():
+        path = Path(sys.executable).parent / name
+        path.write_text(f"#!{sys.executable}\nimport sys\nfrom {module} import main\nsys.exit(main())\n")
+        os.chmod(path, 0o755)
+
+
+if __name__ == "__main__":
+    main()
