@@ -11,7 +11,9 @@ from modelbox.dtypes import ModelBoxDataType
 from modelbox.flowunit import ExternalData, FlowUnit
 from modelbox.log import Log, debug, error, fatal, info, notice, set_log_level, warn
 from modelbox.status import Status, StatusCode
-from modelbox.version import VERSION as __version__
+from modelbox.version import VERSION
+
+__version__ = VERSION
 
 __all__ = [
     "Buffer",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -137,7 +137,7 @@ class Buffer(Exporter):
     def view(self) -> memoryview:
         """The bytes, read-only, without a copy; stays valid as long as somebody holds it."""
         if self._data is not None:
-            return memoryview(self._data).toreadonly().cast("B") if self.get_bytes() else memoryview(b"")
+            return memoryview(cast(Any, self._data)).toreadonly().cast("B") if self.get_bytes() else memoryview(b"")
         size = self.get_bytes()
         return memoryview(self._hold(lib.mb_buffer_data(self._core), size)).toreadonly() if size else memoryview(b"")
 
@@ -189,7 +189,7 @@ class Buffer(Exporter):
         return copy
 
     def __buffer__(self, flags: int) -> memoryview:
-        return memoryview(self._writable())
+        return memoryview(cast(Any, self._writable()))
 
     def as_object(self) -> Any:
         """Text for kind STRING, else an independent flat array with the type of meta `type`."""

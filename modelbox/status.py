@@ -76,6 +76,9 @@ TEXTS: dict[StatusCode, str] = {
 }
 
 
+_Code = StatusCode
+
+
 class Status:
     """A code, an optional message, and optionally the Status that caused it.
 
@@ -85,8 +88,10 @@ class Status:
 
     StatusCode = StatusCode
     __slots__ = ("_code", "_inner", "_message")
+    _code: _Code
+    _message: str
 
-    def __init__(self, status: StatusCode | Status | bool | int = StatusCode.STATUS_SUCCESS, message: str = "") -> None:
+    def __init__(self, status: _Code | Status | bool | int = _Code.STATUS_SUCCESS, message: str = "") -> None:
         self._inner: Status | None = None
         if isinstance(status, Status):
             self._code = status._code
@@ -100,7 +105,7 @@ class Status:
             self._code = StatusCode(status)
         self._message = message
 
-    def code(self) -> StatusCode:
+    def code(self) -> _Code:
         """The status number."""
         return self._code
 

@@ -167,6 +167,12 @@ def file_key(item: dataclasses.Field[Any]) -> str:
     return item.metadata.get("key") or item.name
 
 
+def default_of(item: dataclasses.Field[Any]) -> Any:
+    """A field's default value."""
+    made: Any = item.default_factory
+    return made() if item.default is dataclasses.MISSING else item.default
+
+
 def load(path: Path) -> Settings:
     """Reads a configuration and what it includes. Raises ConfigError: file, line, what, and the nearest known key."""
     loader = _Loader()
@@ -233,7 +239,7 @@ class _Loader:
 
 def convert(item: dataclasses.Field[Any], value: Any, name: str, where: Where) -> Any:
     """The value of a key in the type of its field. Raises ConfigError."""
-    default = item.default_factory() if item.default is dataclasses.MISSING else item.default  # type: ignore[misc]
+    default = default_of(item)
     if isinstance(default, tuple):
         items = value if isinstance(value, list) else [value]
         if not all(isinstance(part, (str, int)) for part in items):
@@ -330,7 +336,7 @@ def template() -> str:
     for name, kind in SECTIONS.items():
         lines += ["", f"# {kind.__doc__}".rstrip(), f"[{name}]"]
         for item in dataclasses.fields(kind):
-            default = item.default_factory() if item.default is dataclasses.MISSING else item.default  # type: ignore[misc]
+            default = default_of(item)
             words = item.metadata.get("words")
             lines.append(f"# {item.metadata['help']}" + (f" ({' | '.join(words)})" if words else ""))
             if (name, item.name) == ("include", "files"):

@@ -39,7 +39,8 @@ mb_arena *mb__arena_create(uint64_t size, mb_error *error) {
     return NULL;
   }
   if (ftruncate(fd, (off_t)size) != 0) {
-    mb__fail(error, MB_NOMEM, "cannot create %llu bytes of shared memory: %s", (unsigned long long)size, strerror(errno));
+    mb__fail(error, MB_NOMEM, "cannot create %llu bytes of shared memory: %s", (unsigned long long)size,
+             strerror(errno));
     close(fd);
     return NULL;
   }
@@ -81,7 +82,8 @@ mb_arena *mb__arena_map(int fd, bool private_map, uint64_t max_size, mb_error *e
   int flags = private_map ? MAP_PRIVATE | MAP_NORESERVE : MAP_SHARED;
   uint8_t *base = mmap(NULL, size, protection, flags, own, 0);
   if (base == MAP_FAILED) {
-    mb__fail(error, MB_NOMEM, "cannot map %llu bytes of a peer's memory: %s", (unsigned long long)size, strerror(errno));
+    mb__fail(error, MB_NOMEM, "cannot map %llu bytes of a peer's memory: %s", (unsigned long long)size,
+             strerror(errno));
     close(own);
     return NULL;
   }

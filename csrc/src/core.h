@@ -58,24 +58,24 @@ int32_t mb_meta_check(const uint8_t *bytes, uint64_t size);
 typedef struct mb_pool mb_pool;
 
 typedef struct mb_pool_config {
-  uint64_t arena_size;   /* bytes of one arena, a multiple of 1 MiB; default 64 MiB */
-  uint64_t max_bytes;    /* bound on all arenas together; 0 = no bound */
-  uint64_t max_buffer;   /* bound on one buffer; 0 = no bound */
-  uint64_t keep_bytes;   /* how much empty arena memory is kept for reuse */
-  int32_t guard_all;     /* 1: check the guards of every buffer on release; 0: one release in 64 */
+  uint64_t arena_size; /* bytes of one arena, a multiple of 1 MiB; default 64 MiB */
+  uint64_t max_bytes;  /* bound on all arenas together; 0 = no bound */
+  uint64_t max_buffer; /* bound on one buffer; 0 = no bound */
+  uint64_t keep_bytes; /* how much empty arena memory is kept for reuse */
+  int32_t guard_all;   /* 1: check the guards of every buffer on release; 0: one release in 64 */
 } mb_pool_config;
 
 typedef struct mb_pool_stats {
-  uint64_t arenas;         /* mapped arenas */
-  uint64_t arena_bytes;    /* their size */
-  uint64_t used_bytes;     /* asked for by live buffers */
-  uint64_t block_bytes;    /* taken for them, rounding included */
-  uint64_t peak_bytes;     /* highest block_bytes so far */
+  uint64_t arenas;      /* mapped arenas */
+  uint64_t arena_bytes; /* their size */
+  uint64_t used_bytes;  /* asked for by live buffers */
+  uint64_t block_bytes; /* taken for them, rounding included */
+  uint64_t peak_bytes;  /* highest block_bytes so far */
   uint64_t live_buffers;
-  uint64_t allocations;    /* since the start */
+  uint64_t allocations; /* since the start */
   uint64_t frees;
-  uint64_t failures;       /* refused: limits or no memory */
-  uint64_t guard_faults;   /* buffers whose guards were damaged */
+  uint64_t failures;         /* refused: limits or no memory */
+  uint64_t guard_faults;     /* buffers whose guards were damaged */
   uint64_t fragmented_bytes; /* free bytes inside slabs that are partly in use */
 } mb_pool_stats;
 
@@ -179,9 +179,9 @@ typedef struct mb_node_stats {
   uint64_t calls;
   uint64_t buffers_in;
   uint64_t buffers_out;
-  uint64_t errors;      /* error buffers that this node made */
-  uint64_t busy_ns;     /* time inside process() */
-  uint64_t live_bytes;  /* bytes of live buffers that this node made */
+  uint64_t errors;     /* error buffers that this node made */
+  uint64_t busy_ns;    /* time inside process() */
+  uint64_t live_bytes; /* bytes of live buffers that this node made */
   uint64_t peak_bytes;
   uint64_t guard_faults; /* buffers of this node that were written past their end */
 } mb_node_stats;

@@ -250,7 +250,8 @@ static int32_t config_bool(const mb_config *config, const char *key, int32_t fal
   return 0;
 }
 
-static int32_t config_doubles(const mb_config *config, const char *key, double *values, uint32_t capacity, uint32_t *count) {
+static int32_t config_doubles(const mb_config *config, const char *key, double *values, uint32_t capacity,
+                              uint32_t *count) {
   const char *text = find_option(config, key);
   *count = 0;
   if (text == NULL) return 0;
@@ -259,7 +260,8 @@ static int32_t config_doubles(const mb_config *config, const char *key, double *
     char *end;
     double number = strtod(at, &end);
     while (*end == ' ') end++;
-    if (end == at || (*end != '\0' && *end != ',')) return bad_option(key, text, "a list of numbers separated by commas");
+    if (end == at || (*end != '\0' && *end != ','))
+      return bad_option(key, text, "a list of numbers separated by commas");
     if (*count == capacity) return bad_option(key, text, "a list as short as it must be");
     values[(*count)++] = number;
     if (*end == '\0') return 0;

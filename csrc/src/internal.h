@@ -68,7 +68,7 @@ typedef struct mb_data {
   /* from a pool */
   mb_pool *pool;
   mb_region *region;
-  mb_slab *slab; /* NULL: a span of whole pages */
+  mb_slab *slab;  /* NULL: a span of whole pages */
   uint32_t index; /* block in the slab, or first page of the span */
   uint32_t pages;
   mb_account *account;

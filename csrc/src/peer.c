@@ -93,7 +93,8 @@ void mb__done_release(mb_data *data) {
   }
   mb_done *done = data->done;
   pthread_mutex_lock(&done->lock);
-  if (grow((void **)&done->ids, done->count, &done->capacity, sizeof *done->ids)) done->ids[done->count++] = data->lend_id;
+  if (grow((void **)&done->ids, done->count, &done->capacity, sizeof *done->ids))
+    done->ids[done->count++] = data->lend_id;
   pthread_mutex_unlock(&done->lock);
   mb__arena_unref(arena);
   done_unref(done);
@@ -423,7 +424,8 @@ static int32_t decode_fault(mb_buffer *buffer, const mb_parts *parts, mb_error *
   memcpy(text, parts->error, size);
   char *end = memchr(text, 0, size);
   bool fits = text[size - 1] == '\0' && end != NULL && end != text + size - 1;
-  int32_t status = fits ? mb_buffer_set_error(buffer, text, end + 1) : mb__fail(error, MB_INVALID, "damaged error text");
+  int32_t status =
+      fits ? mb_buffer_set_error(buffer, text, end + 1) : mb__fail(error, MB_INVALID, "damaged error text");
   free(text);
   return status;
 }

@@ -15,14 +15,14 @@
 
 #define SLAB_PAGES 16u
 #define SMALL_MAX (MB_SCRIBBLE_MIN - 1)
-#define SLAB_BITS 512u /* blocks of a slab, at most */
-#define BINS 24u       /* free spans by power of two of their pages */
+#define SLAB_BITS 512u              /* blocks of a slab, at most */
+#define BINS 24u                    /* free spans by power of two of their pages */
 #define GUARD 0x6d6f64656c626f78ull /* "modelbox" */
 #define NO_PAGE UINT32_MAX
 
-static const uint32_t class_sizes[] = {128,  192,  256,  320,  384,  448,  512,  640,  768,   896,   1024,  1280,  1536, 1792,
-                                       2048, 2560, 3072, 3584, 4096, 5120, 6144, 7168, 8192,  10240, 12288, 14336, 16384,
-                                       20480};
+static const uint32_t class_sizes[] = {128,  192,  256,  320,   384,   448,   512,   640,  768,  896,
+                                       1024, 1280, 1536, 1792,  2048,  2560,  3072,  3584, 4096, 5120,
+                                       6144, 7168, 8192, 10240, 12288, 14336, 16384, 20480};
 #define CLASSES (sizeof class_sizes / sizeof class_sizes[0])
 
 struct mb_slab {
@@ -50,7 +50,7 @@ struct mb_region {
 struct mb_pool {
   pthread_mutex_t lock;
   mb_pool_config config;
-  atomic_uint refs; /* the owner, and one per live block */
+  atomic_uint refs;     /* the owner, and one per live block */
   atomic_uint releases; /* picks the blocks whose guards are checked */
   bool closed;
   mb_region *regions;
@@ -285,7 +285,8 @@ static void slab_give(mb_pool *pool, mb_slab *slab, uint32_t block) {
 /* ---- blocks ---------------------------------------------------------------------------------------------- */
 
 static uint8_t *slab_block(const mb_slab *slab, uint32_t index) {
-  return slab->region->arena->base + (uint64_t)slab->first_page * MB_PAGE + (uint64_t)index * class_sizes[slab->class_index];
+  return slab->region->arena->base + (uint64_t)slab->first_page * MB_PAGE +
+         (uint64_t)index * class_sizes[slab->class_index];
 }
 
 static uint64_t guard_of(const mb_data *data) { return GUARD ^ (uint64_t)(uintptr_t)data->bytes; }

@@ -223,8 +223,8 @@ int32_t mb_segment_run(mb_segment *segment, mb_list *const *inputs, uint32_t inp
                        uint32_t output_count, mb_error *error) {
   const mb_unit *first = segment->nodes[0]->unit, *last = segment->nodes[segment->count - 1]->unit;
   if (input_count != first->input_count || output_count != last->output_count || input_count == 0) {
-    return mb__fail(error, MB_INVALID, "a segment of %u inputs and %u outputs was run with %u and %u", first->input_count,
-                    last->output_count, input_count, output_count);
+    return mb__fail(error, MB_INVALID, "a segment of %u inputs and %u outputs was run with %u and %u",
+                    first->input_count, last->output_count, input_count, output_count);
   }
   uint32_t count = inputs[0]->count;
   uint64_t bytes = inputs[0]->bytes;

@@ -48,12 +48,14 @@ int32_t per_channel(const mb_host *host, mb_call *call, const char *unit, const 
     if (host->meta_get_ints(input, "shape", &shape, &dims) != 0) throw BufferError("the buffer has no meta 'shape'");
     int32_t dtype = 0;
     if (host->meta_get_dtype(input, "type", &dtype) != 0) throw BufferError("the buffer has no meta 'type'");
-    if (dtype != MB_DTYPE_UINT8 && dtype != MB_DTYPE_FLOAT) throw BufferError("the data must be of type UINT8 or FLOAT");
+    if (dtype != MB_DTYPE_UINT8 && dtype != MB_DTYPE_FLOAT)
+      throw BufferError("the data must be of type UINT8 or FLOAT");
     uint64_t element = dtype == MB_DTYPE_FLOAT ? 4 : 1;
     uint64_t total = host->buffer_size(input) / element;
     uint64_t count = 1;
     for (uint32_t at = 0; at < dims; at++) {
-      if (shape[at] < 1 || count > total / static_cast<uint64_t>(shape[at])) throw BufferError("meta 'shape' does not fit the data");
+      if (shape[at] < 1 || count > total / static_cast<uint64_t>(shape[at]))
+        throw BufferError("meta 'shape' does not fit the data");
       count *= static_cast<uint64_t>(shape[at]);
     }
     bool interleaved = is_packed(host, input, shape, dims);

@@ -167,7 +167,8 @@ struct Image {
 
 inline int64_t meta_int(const mb_host *host, const mb_buffer *buffer, const char *key) {
   int64_t value = 0;
-  if (host->meta_get_int(buffer, key, &value) != 0) throw BufferError(text("the buffer has no meta '%s' (a number)", key));
+  if (host->meta_get_int(buffer, key, &value) != 0)
+    throw BufferError(text("the buffer has no meta '%s' (a number)", key));
   return value;
 }
 
@@ -217,7 +218,8 @@ inline Image read_image(const mb_host *host, const mb_buffer *buffer) {
   if (image.stride * image.height > size) {
     throw BufferError(text("the buffer has %lld bytes, %lld x %lld x %lld need %lld", static_cast<long long>(size),
                            static_cast<long long>(image.height), static_cast<long long>(image.width),
-                           static_cast<long long>(image.channels), static_cast<long long>(image.stride * image.height)));
+                           static_cast<long long>(image.channels),
+                           static_cast<long long>(image.stride * image.height)));
   }
   image.data = static_cast<const uint8_t *>(host->buffer_data(buffer));
   return image;
@@ -243,9 +245,10 @@ inline void write_image_meta(const mb_host *host, mb_buffer *buffer, int64_t wid
 }  // namespace mbu
 
 // Exports one unit as a plugin.
-#define MBU_PLUGIN(unit)                                                                             \
-  extern "C" MB_EXPORT const mb_plugin *mb_plugin_entry_v1(void) {                                   \
-    static const mb_unit *const units[] = {&(unit)};                                                 \
-    static const mb_plugin plugin = {sizeof(mb_plugin), MB_ABI_MAJOR, MB_ABI_MINOR, (unit).name, (unit).version, units, 1}; \
-    return &plugin;                                                                                  \
+#define MBU_PLUGIN(unit)                                                                       \
+  extern "C" MB_EXPORT const mb_plugin *mb_plugin_entry_v1(void) {                             \
+    static const mb_unit *const units[] = {&(unit)};                                           \
+    static const mb_plugin plugin = {                                                          \
+        sizeof(mb_plugin), MB_ABI_MAJOR, MB_ABI_MINOR, (unit).name, (unit).version, units, 1}; \
+    return &plugin;                                                                            \
   }

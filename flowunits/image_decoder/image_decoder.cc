@@ -68,7 +68,9 @@ void check_size(const State &state, int64_t width, int64_t height) {
   }
 }
 
-bool is_jpeg(const Bytes &bytes) { return bytes.size > 3 && bytes.data[0] == 0xff && bytes.data[1] == 0xd8 && bytes.data[2] == 0xff; }
+bool is_jpeg(const Bytes &bytes) {
+  return bytes.size > 3 && bytes.data[0] == 0xff && bytes.data[1] == 0xd8 && bytes.data[2] == 0xff;
+}
 
 // Sizes of the other common formats; 0 where the format is not known here (OpenCV's own limits then hold).
 void check_other(const State &state, const Bytes &bytes) {
@@ -131,7 +133,8 @@ std::vector<uint8_t> from_json(const Bytes &bytes, const std::string &key) {
   at = body.find_first_not_of(" \t\r\n", at + key.size() + 2);
   if (at == std::string::npos || body[at] != ':') throw failed("the body is no JSON object");
   at = body.find_first_not_of(" \t\r\n", at + 1);
-  if (at == std::string::npos || body[at] != '"') throw failed(mbu::text("the value of '%s' is no string", key.c_str()));
+  if (at == std::string::npos || body[at] != '"')
+    throw failed(mbu::text("the value of '%s' is no string", key.c_str()));
   size_t end = body.find('"', at + 1);
   if (end == std::string::npos) throw failed("the body is no JSON object");
   size_t comma = body.find(',', at);
@@ -218,8 +221,10 @@ void decode_other(const mb_host *host, mb_call *call, const State &state, const 
 void decode_jpeg(const mb_host *host, mb_call *call, const State &state, const Bytes &bytes) {
   tjhandle handle = decompressor();
   int width = 0, height = 0, subsampling = 0, colours = 0;
-  if (handle == nullptr || tjDecompressHeader3(handle, bytes.data, bytes.size, &width, &height, &subsampling, &colours) != 0) {
-    throw failed(mbu::text("the JPEG header is damaged: %s", handle != nullptr ? tjGetErrorStr2(handle) : "no decoder"));
+  if (handle == nullptr ||
+      tjDecompressHeader3(handle, bytes.data, bytes.size, &width, &height, &subsampling, &colours) != 0) {
+    throw failed(
+        mbu::text("the JPEG header is damaged: %s", handle != nullptr ? tjGetErrorStr2(handle) : "no decoder"));
   }
   check_size(state, width, height);
   bool plain = colours == TJCS_YCbCr || colours == TJCS_GRAY || colours == TJCS_RGB;
@@ -265,8 +270,26 @@ const mb_option options[] = {
     {"max_pixels", "int", "100000000", 0, "largest image that is decoded, width x height", nullptr},
     {"key", "string", "", 0, "the input is JSON and holds the image in base64 under this key", nullptr},
 };
-const mb_unit unit = {sizeof(mb_unit), MB_UNIT_ELEMENTWISE, "image_decoder", "cpu", "1.0.0", "Decodes JPEG, PNG and other images.",
-                      "Image", inputs, 1, outputs, 1, options, 3, 0, 0, open, mbu::close_state<State>, process, nullptr, nullptr};
+const mb_unit unit = {sizeof(mb_unit),
+                      MB_UNIT_ELEMENTWISE,
+                      "image_decoder",
+                      "cpu",
+                      "1.0.0",
+                      "Decodes JPEG, PNG and other images.",
+                      "Image",
+                      inputs,
+                      1,
+                      outputs,
+                      1,
+                      options,
+                      3,
+                      0,
+                      0,
+                      open,
+                      mbu::close_state<State>,
+                      process,
+                      nullptr,
+                      nullptr};
 
 }  // namespace
 

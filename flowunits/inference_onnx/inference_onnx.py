@@ -146,7 +146,7 @@ class OnnxInference(BuiltinUnit):
     def _array(self, item: Any, buffer: Buffer) -> Array:
         """The buffer as [1 or more dims without batch]; checks type and shape against the model."""
         where = f"node '{self.node.name}' port '{item.name}'"
-        if "shape" not in buffer.keys():
+        if "shape" not in buffer.meta_dict():
             raise UnitError(f"{where}: the buffer has no meta 'shape'")
         array = buffer.numpy()
         wanted = self._dtypes[item.name]

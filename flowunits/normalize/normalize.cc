@@ -13,14 +13,34 @@ int32_t open(const mb_host *host, const mb_config *config, void **state) {
 
 int32_t process(const mb_host *host, void *state, mb_call *call) {
   const mbu::Channels &channels = *static_cast<mbu::Channels *>(state);
-  return mbu::per_channel(host, call, "Normalize", channels, [](float value, float channel) { return value * channel; });
+  return mbu::per_channel(host, call, "Normalize", channels,
+                          [](float value, float channel) { return value * channel; });
 }
 
 const mb_port inputs[] = {{"in_data", "tensor", nullptr}};
 const mb_port outputs[] = {{"out_data", "tensor", nullptr}};
-const mb_option options[] = {{"standard_deviation_inverse", "list", nullptr, 1, "three numbers, one per channel, to multiply by", nullptr}};
-const mb_unit unit = {sizeof(mb_unit), MB_UNIT_ELEMENTWISE, "normalize", "cpu", "1.0.0", "Multiplies by a number per channel.", "Image",
-                      inputs, 1, outputs, 1, options, 1, 0, 0, open, mbu::close_state<mbu::Channels>, process, nullptr, nullptr};
+const mb_option options[] = {
+    {"standard_deviation_inverse", "list", nullptr, 1, "three numbers, one per channel, to multiply by", nullptr}};
+const mb_unit unit = {sizeof(mb_unit),
+                      MB_UNIT_ELEMENTWISE,
+                      "normalize",
+                      "cpu",
+                      "1.0.0",
+                      "Multiplies by a number per channel.",
+                      "Image",
+                      inputs,
+                      1,
+                      outputs,
+                      1,
+                      options,
+                      1,
+                      0,
+                      0,
+                      open,
+                      mbu::close_state<mbu::Channels>,
+                      process,
+                      nullptr,
+                      nullptr};
 
 }  // namespace
 

@@ -63,9 +63,26 @@ int32_t process(const mb_host *host, void *, mb_call *call) {
 
 const mb_port inputs[] = {{"in_image", "image", nullptr}};
 const mb_port outputs[] = {{"out_image", "image", nullptr}};
-const mb_unit unit = {sizeof(mb_unit), MB_UNIT_ELEMENTWISE, "packed_planar_transpose", "cpu", "1.0.0",
-                      "Turns interleaved pixels into planes (hwc to chw).", "Image", inputs, 1, outputs, 1, nullptr, 0, 0, 0,
-                      nullptr, nullptr, process, nullptr, nullptr};
+const mb_unit unit = {sizeof(mb_unit),
+                      MB_UNIT_ELEMENTWISE,
+                      "packed_planar_transpose",
+                      "cpu",
+                      "1.0.0",
+                      "Turns interleaved pixels into planes (hwc to chw).",
+                      "Image",
+                      inputs,
+                      1,
+                      outputs,
+                      1,
+                      nullptr,
+                      0,
+                      0,
+                      0,
+                      nullptr,
+                      nullptr,
+                      process,
+                      nullptr,
+                      nullptr};
 
 }  // namespace
 

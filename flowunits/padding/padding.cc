@@ -52,8 +52,8 @@ cv::Size inner_size(const State &state, const mbu::Image &image) {
   int width = static_cast<int>(image.width), height = static_cast<int>(image.height);
   if (!state.scale) {
     if (width > state.width || height > state.height) {
-      throw mbu::BufferError(mbu::text("an image of %d x %d does not fit into %d x %d without need_scale", width, height,
-                                       state.width, state.height));
+      throw mbu::BufferError(mbu::text("an image of %d x %d does not fit into %d x %d without need_scale", width,
+                                       height, state.width, state.height));
     }
     return {width, height};
   }
@@ -89,7 +89,8 @@ int32_t process(const mb_host *host, void *opaque, mb_call *call) {
     } else {
       cv::resize(from, inside, size, 0, 0, state.interpolation);
     }
-    mbu::write_image_meta(host, output.get(), state.width, state.height, image.channels, image.pix_fmt.c_str(), image.dtype);
+    mbu::write_image_meta(host, output.get(), state.width, state.height, image.channels, image.pix_fmt.c_str(),
+                          image.dtype);
     output.push(call);
   });
 }
@@ -107,9 +108,26 @@ const mb_option options[] = {
     {"need_scale", "bool", "true", 0, "scale the image so that it just fits", nullptr},
     {"interpolation", "string", "inter_linear", 0, "how pixels are computed", mbu::kInterpolations},
 };
-const mb_unit unit = {sizeof(mb_unit), MB_UNIT_ELEMENTWISE, "padding", "cpu", "1.0.0",
-                      "Fits images into a fixed size and fills the rest.", "Image", inputs, 1, outputs, 1, options, 9, 0, 0,
-                      open, mbu::close_state<State>, process, nullptr, nullptr};
+const mb_unit unit = {sizeof(mb_unit),
+                      MB_UNIT_ELEMENTWISE,
+                      "padding",
+                      "cpu",
+                      "1.0.0",
+                      "Fits images into a fixed size and fills the rest.",
+                      "Image",
+                      inputs,
+                      1,
+                      outputs,
+                      1,
+                      options,
+                      9,
+                      0,
+                      0,
+                      open,
+                      mbu::close_state<State>,
+                      process,
+                      nullptr,
+                      nullptr};
 
 }  // namespace
 

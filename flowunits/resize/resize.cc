@@ -29,7 +29,8 @@ int32_t process(const mb_host *host, void *opaque, mb_call *call) {
     mbu::Output output(host, call, size);
     cv::Mat to(state.height, state.width, mbu::cv_type(image), output.data());
     cv::resize(mbu::mat_of(image), to, to.size(), 0, 0, state.interpolation);
-    mbu::write_image_meta(host, output.get(), state.width, state.height, image.channels, image.pix_fmt.c_str(), image.dtype);
+    mbu::write_image_meta(host, output.get(), state.width, state.height, image.channels, image.pix_fmt.c_str(),
+                          image.dtype);
     output.push(call);
   });
 }
@@ -43,8 +44,26 @@ const mb_option options[] = {
     {"height", "int", nullptr, 0, "the same as image_height", nullptr},
     {"interpolation", "string", "inter_linear", 0, "how pixels are computed", mbu::kInterpolations},
 };
-const mb_unit unit = {sizeof(mb_unit), MB_UNIT_ELEMENTWISE, "resize", "cpu", "1.0.0", "Scales images to a fixed size.",
-                      "Image", inputs, 1, outputs, 1, options, 5, 0, 0, open, mbu::close_state<State>, process, nullptr, nullptr};
+const mb_unit unit = {sizeof(mb_unit),
+                      MB_UNIT_ELEMENTWISE,
+                      "resize",
+                      "cpu",
+                      "1.0.0",
+                      "Scales images to a fixed size.",
+                      "Image",
+                      inputs,
+                      1,
+                      outputs,
+                      1,
+                      options,
+                      5,
+                      0,
+                      0,
+                      open,
+                      mbu::close_state<State>,
+                      process,
+                      nullptr,
+                      nullptr};
 
 }  // namespace
 

@@ -11,7 +11,7 @@ from modelboxd.engine.feed import CoreList, Part, concat
 from modelboxd.engine.job import Job
 from modelboxd.engine.session import Session
 from modelboxd.engine.step import Step, Work
-from modelboxd.engine.unit import BuiltinUnit
+from modelboxd.engine.unit import BuiltinUnit, SessionView
 from modelboxd.graph import model
 
 
@@ -23,7 +23,7 @@ class BuiltinCall:
     def __init__(self, inputs: dict[str, CoreList], outputs: list[str], session: Session | None) -> None:
         self._inputs = inputs
         self.outputs = {port: BufferList() for port in outputs}
-        self.session = session
+        self.session: SessionView | None = session
 
     def input(self, port: str) -> BufferList:
         return BufferList.from_core(self._inputs[port])

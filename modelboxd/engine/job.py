@@ -222,7 +222,12 @@ class Job:
         if session.workers:
             workers, session.workers = session.workers, None
             number = session.number
-            self.after.append(lambda: [worker.end_sessions([number]) for worker in workers] and None)
+
+            def forget() -> None:
+                for worker in workers:
+                    worker.end_sessions([number])
+
+            self.after.append(forget)
         self.sessions.discard(session)
         if not self.sessions:
             self.quiet.notify_all()

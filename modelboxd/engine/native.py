@@ -93,7 +93,7 @@ class SegmentStep(Step):
         return max(self.batch_size, LONG_RUN)
 
     def _waiting_bytes(self) -> int:
-        total = 0
+        total: int = 0
         for feed in self.ready:
             for items in feed.queues[0]:
                 total += items.bytes

@@ -22,7 +22,8 @@ from modelboxd.engine.errors import (
 )
 from modelboxd.engine.feed import CoreList, Feed, Part, concat
 from modelboxd.engine.step import Step, Work
-from modelboxd.workers.pool import Worker, WorkerGroup
+from modelboxd.workers.pool import WorkerGroup
+from modelboxd.workers.process import Worker
 from modelboxd.workers.protocol import WorkerCall, WorkerResult
 
 if TYPE_CHECKING:
@@ -234,8 +235,8 @@ class WorkerStep(Step):
             log.exception("node '%s': cannot unpack a worker's results", self.name)
             failures = [(part, UnitError(f"node '{self.name}': {error}")) for part in trip.work.parts]
         with job.lock:
-            for part, error in failures:
-                job.fail_locked(part.feed.stream.session, error)
+            for part, failure in failures:
+                job.fail_locked(part.feed.stream.session, failure)
             for result, part in zip(results, trip.owners or trip.work.parts, strict=False):
                 if result.keeps_session:
                     session = part.feed.stream.session

@@ -260,7 +260,8 @@ class _Checker:
         assert out_spec is not None and in_spec is not None
         if not TYPES.fit(out_spec.type, in_spec.type):
             self._complain(
-                f"type mismatch: {src.name}:{src_port} gives {out_spec.type}, {dst.name}:{dst_port} takes {in_spec.type}",
+                f"type mismatch: {src.name}:{src_port} gives {out_spec.type}, "
+                f"{dst.name}:{dst_port} takes {in_spec.type}",
                 edge.where,
             )
         src.targets[src_port].append(target)

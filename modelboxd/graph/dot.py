@@ -93,7 +93,7 @@ def parse_dot(text: str, locate: Locate) -> DotGraph:
     except UnexpectedEOF:
         raise GraphError("the graph ends too early, expected '}'", where=_end(text, locate)) from None
     except UnexpectedCharacters as error:
-        found = text[error.pos_in_stream]
+        found = text[error.pos_in_stream or 0]
         hint = "a quoted text is not closed" if found == '"' else ""
         raise GraphError(
             f"unexpected {found!r} in the graph", where=locate(error.line, error.column), hint=hint
@@ -151,10 +151,10 @@ class _Builder:
     def _statement(self, tree: Tree[Token], scope: _Scope, root: bool) -> None:
         (item,) = [child for child in tree.children if isinstance(child, Tree)]
         if item.data == "assignment":
-            key, value = item.children
-            assert isinstance(key, Tree) and isinstance(value, Tree)
+            name, value = item.children
+            assert isinstance(name, Tree) and isinstance(value, Tree)
             if root:
-                self.graph.attrs[_text(key)] = self._attr(value)
+                self.graph.attrs[_text(name)] = self._attr(value)
         elif item.data == "defaults":
             kind, *lists = item.children
             target = {"NODE": scope.node, "EDGE": scope.edge}.get(getattr(kind, "type", ""))

@@ -146,7 +146,7 @@ def _unknown_keys(data: dict[str, Any], text: str, name: str) -> list[ModelBoxEr
     warnings: list[ModelBoxError] = []
     for section, values in data.items():
         if section not in SECTIONS:
-            line = next((n for n, l in enumerate(text.split("\n"), 1) if l.strip().startswith(f"[{section}")), 0)
+            line = next((n for n, row in enumerate(text.split("\n"), 1) if row.strip().startswith(f"[{section}")), 0)
             warnings.append(_warn(f"section [{section}] is not known", section, set(SECTIONS), name, line))
         elif isinstance(values, dict) and section != "args":
             for key in values.keys() - SECTIONS[section]:

@@ -141,7 +141,7 @@ class Listeners:
                     f"cannot listen on {host}:{port}: {reason}", hint="is another server running there? change endpoint"
                 ) from None
             if not port:
-                address = (host, there.server.sockets[0].getsockname()[1])  # type: ignore[attr-defined]
+                address = (host, there.server.sockets[0].getsockname()[1])
             self._ports[address] = there
         elif there.tls != tls:
             raise ConfigError(f"{host}:{port} is served with another certificate or without one already")

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _parser().print_help()
         return 1
     try:
-        return int(options.run(options))
+        return options.run(options) or 0
     except ModelBoxError as error:
         print(f"modelbox-tool: {error}", file=sys.stderr)
         return 1
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--check-port", metavar="HOST:PORT", help="exit 0 free, 2 in use, 3 not allowed")
     server.set_defaults(run=_server)
     help_command = commands.add_parser("help", help="this text")
-    help_command.set_defaults(run=lambda _: parser.print_help() or 0)
+    help_command.set_defaults(run=lambda _: print(parser.format_help()))
     return parser
 
 

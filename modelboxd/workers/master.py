@@ -136,8 +136,8 @@ def become_worker(master: Master, order: dict[str, Any], fds: list[int], parent:
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
-        sys.stdout = open(1, "w", buffering=1, errors="replace", closefd=False)
-        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+        sys.stdout = open(1, "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
         for key, value in order["env"].items():
             os.environ.setdefault(key, value)
         set_title(order["title"])

@@ -145,7 +145,11 @@ class WorkerPool:
         """Has the master fork a process for `worker`. Not on the I/O thread. Raises UnitError."""
         self._ensure_master()
         number = next(self._numbers)
-        worker.kill = lambda which: self.tell_master({"op": "kill", "id": number, "signal": int(which)}) and None
+
+        def kill(which: int) -> None:
+            self.tell_master({"op": "kill", "id": number, "signal": int(which)})
+
+        worker.kill = kill
         self._workers[number] = (worker, order)
         message = {"op": "spawn", "id": number, "title": title, "env": env}
         if not self.tell_master(message, (worker.remote.fileno(), worker.output.write_fd)):

@@ -302,7 +302,7 @@ class Worker:
         flags, ports, status, text_size = reader.unpack(protocol.RESULT)
         error: ModelBoxError | None = None
         if flags & protocol.ERROR:
-            text = reader.bytes(text_size).decode(errors="replace")
+            text = reader.raw(text_size).decode(errors="replace")
             error = UnitError(text or TEXTS.get(StatusCode(status % 31), "failed"))
         elif text_size:
             raise ProtocolError("a text without an error")

@@ -211,12 +211,12 @@ class Reader:
     def unpack(self, layout: struct.Struct) -> tuple[Any, ...]:
         return layout.unpack_from(self._data, self.take(layout.size))
 
-    def bytes(self, size: int) -> bytes:
+    def raw(self, size: int) -> bytes:
         at = self.take(size)
         return bytes(self._data[at : at + size])
 
     def rest(self) -> bytes:
-        return self.bytes(len(self._data) - self._at)
+        return self.raw(len(self._data) - self._at)
 
     def _buffers(self, count: int) -> CData:
         items = new_list(min(count, 1024))
@@ -232,7 +232,7 @@ class Reader:
         count, meta_size = self.unpack(PORT)
         meta = b""
         if meta_size:
-            meta = self.bytes(meta_size)
+            meta = self.raw(meta_size)
             if lib.mb_meta_check(ffi.from_buffer(meta), meta_size) < 0:
                 raise ProtocolError("damaged stream meta")
         return self._buffers(count), meta
@@ -260,7 +260,7 @@ class Reader:
     def words(self, layout: str) -> Sequence[int]:
         """`count` numbers of one kind ("I" or "Q")."""
         size = self.count * struct.calcsize(f"<{layout}")
-        return struct.unpack(f"<{self.count}{layout}", self.bytes(size))
+        return struct.unpack(f"<{self.count}{layout}", self.raw(size))
 
 
 def header_only(kind: int, body: bytes = b"", *, count: int = 0, released: int = 0) -> bytes:

@@ -190,7 +190,8 @@ typedef struct mb_host {
   int32_t (*config_int)(const mb_config *config, const char *key, int64_t fallback, int64_t *value);
   int32_t (*config_double)(const mb_config *config, const char *key, double fallback, double *value);
   int32_t (*config_bool)(const mb_config *config, const char *key, int32_t fallback, int32_t *value);
-  int32_t (*config_doubles)(const mb_config *config, const char *key, double *values, uint32_t capacity, uint32_t *count);
+  int32_t (*config_doubles)(const mb_config *config, const char *key, double *values, uint32_t capacity,
+                            uint32_t *count);
 
   /* ---- services -------------------------------------------------------------------------------- */
 
