@@ -1,0 +1,102 @@
+"""A real daemon for tests: started on graphs with free ports, talked to over HTTP, stopped by signal."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+LIMIT_S = 60.0
+TOP = Path(__file__).resolve().parents[2]
+
+
+class Server:
+    """`modelbox -V --graph ...` as a child process. Endpoints in the graphs use port 0."""
+
+    def __init__(self, *graphs: Path, config: str = "", folder: Path) -> None:
+        command = [sys.executable, "-m", "modelboxd", "-V"]
+        if config:
+            (folder / "modelbox.conf").write_text(config)
+            command += ["-c", str(folder / "modelbox.conf")]
+        for graph in graphs:
+            command += ["--graph", str(graph)]
+        self.lines: list[str] = []
+        self.ports: dict[str, int] = {}  # node -> port
+        self._changed = threading.Condition()
+        self._over = False
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=TOP)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._changed:
+                self.lines.append(line.rstrip("\n"))
+                found = re.search(r"node '(\w+)' listens on .* \(port (\d+)\)", line)
+                if found:
+                    self.ports[found[1]] = int(found[2])
+                self._changed.notify_all()
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+
+    def wait_for(self, text: str) -> str:
+        """Waits for a log line that contains `text` and returns it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._over or any(text in line for line in self.lines), LIMIT_S)
+            found = next((line for line in self.lines if text in line), None)
+        assert found is not None, f"no line with {text!r} in:\n" + "\n".join(self.lines)
+        return found
+
+    def ready(self) -> Server:
+        self.wait_for("is ready:")
+        return self
+
+    @property
+    def port(self) -> int:
+        return next(iter(self.ports.values()))
+
+    def request(
+        self, path: str, body: bytes | None = None, method: str = "POST", headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes, dict[str, str]]:
+        """One request on a connection of its own: status, body, headers."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT_S)
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            return response.status, response.read(), dict(response.getheaders())
+        finally:
+            connection.close()
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(LIMIT_S)
+        self._reader.join(LIMIT_S)
+        return code
+
+
+def write_graph(folder: Path, dot: str, name: str = "graph.toml") -> Path:
+    """A graph file with driver.dir = its own folder."""
+    path = folder / name
+    path.write_text(f'[driver]\ndir = ["."]\n[graph]\nformat = "graphviz"\ngraphconf = """{dot}"""\n')
+    return path
+
+
+def http_graph(folder: Path, unit: str, *, receive: str = "", reply: str = "", attrs: str = "", name: str = "graph.toml") -> Path:
+    """receive -> unit (ports in, out) -> reply."""
+    return write_graph(
+        folder,
+        f"""digraph g {{
+        rx [flowunit=httpserver_sync_receive, endpoint="http://127.0.0.1:0/v1"{", " + receive if receive else ""}]
+        u [flowunit={unit}{", " + attrs if attrs else ""}]
+        tx [flowunit=httpserver_sync_reply{", " + reply if reply else ""}]
+        rx:out_request_info -> u:in; u:out -> tx:in_reply_info }}""",
+        name,
+    )
