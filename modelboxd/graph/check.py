@@ -78,10 +78,11 @@ class _Checker:
             made = self._node(node)
             if made is not None:
                 self.nodes[node.name] = made
+        before = len(self.problems)
         for edge in self.spec.edges:
             self._edge(edge)
-        if len(self.nodes) == len(self.spec.nodes):
-            self._ports()
+        if len(self.nodes) == len(self.spec.nodes) and len(self.problems) == before:
+            self._ports()  # after a wrong edge, ports that seem open would only be its echo
             self._whole()
         order = self._order() if not self.problems else []
         if self.problems:

@@ -40,7 +40,7 @@ class Endpoint:
     text: str
 
 
-def parse_endpoint(text: str, node: str) -> Endpoint:
+def parse_endpoint(text: str, node: Node) -> Endpoint:
     """`http://host:port/path`. Raises ConfigError."""
     parts = urlsplit(text)
     try:
@@ -48,7 +48,8 @@ def parse_endpoint(text: str, node: str) -> Endpoint:
     except ValueError:
         port = -1
     if parts.scheme not in ("http", "https") or not parts.hostname or (port is not None and port < 0):
-        raise ConfigError(f"node '{node}': endpoint {text!r} is not of the form http://host:port/path")
+        message = f"node '{node.name}': endpoint {text!r} is not of the form http://host:port/path"
+        raise ConfigError(message, where=node.where)
     secure = parts.scheme == "https"
     number = port if port is not None else (443 if secure else 80)
     return Endpoint(parts.hostname, number, parts.path.rstrip("/"), secure, text)
@@ -65,7 +66,7 @@ class HttpSource(SourceUnit):
 
     def __init__(self, node: Node, config: Configuration, services: Services) -> None:
         super().__init__(node, config, services)
-        self.endpoint = parse_endpoint(config.get_string("endpoint"), node.name)
+        self.endpoint = parse_endpoint(config.get_string("endpoint"), node)
         self.max_requests = config.get_int("max_requests", 1000)
         self.max_body = config.get_int("max_body_size", 64 << 20)
         self.keepalive_s = config.get_int("keepalive_timeout_sec", 200)
@@ -94,7 +95,8 @@ class HttpSource(SourceUnit):
             return None
         cert, key = self.config.get_string("cert"), self.config.get_string("key")
         if not cert or not key:
-            raise ConfigError(f"node '{self.node.name}': an https endpoint needs the options cert and key")
+            message = f"node '{self.node.name}': an https endpoint needs the options cert and key"
+            raise ConfigError(message, where=self.node.where)
         return Tls(cert, key, self.config.get_string("passwd"))
 
     def start(self, entry: Entry) -> None:
@@ -110,7 +112,8 @@ class HttpSource(SourceUnit):
                 keepalive_s=self.keepalive_s,
             )
         except ConfigError as error:
-            raise ConfigError(f"node '{self.node.name}': {error.message}", hint=error.hint) from None
+            message = f"node '{self.node.name}': {error.message}"
+            raise ConfigError(message, where=self.node.where, hint=error.hint) from None
         log.info("node '%s' listens on %s (port %d)", self.node.name, endpoint.text, self.port)
 
     def stop(self) -> None:

@@ -1,0 +1,241 @@
+"""Starting with something wrong: one clear line, an exit code that is not 0, no traceback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.server import LIMIT_S, TOP, http_graph, write_graph
+from tests.integration.test_http import ECHO
+from tests.integration.workers import write_unit
+
+
+def modelbox(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "modelboxd", *arguments],
+        capture_output=True, text=True, timeout=LIMIT_S, cwd=TOP, env={**os.environ, **(env or {})},
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+def fails(graph: Path, config: str = "") -> str:
+    """Starts the daemon on a graph; returns the lines it said, without log lines."""
+    arguments = ["-f", "--graph", str(graph)]
+    path = graph.parent / "modelbox.conf"
+    path.write_text(config or f'[log]\npath = "{graph.parent}/modelbox.log"\n')
+    code, _, errors = modelbox("-c", str(path), *arguments)
+    assert code in (1, 78), errors
+    return errors
+
+
+DOT = """digraph g {
+  rx [flowunit=httpserver_sync_receive, endpoint="http://127.0.0.1:0/v1"]
+  u [flowunit=unit]
+  tx [flowunit=httpserver_sync_reply]
+  rx:out_request_info -> u:in
+  u:out -> tx:in_reply_info
+}"""
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (("[flowunit=unit]", "[flowunit=unit"), ":8:6: unexpected '[' in the graph, expected"),
+        (("digraph g {", "digraph g { ]"), ":5:28: unexpected ']' in the graph, expected"),
+        (("flowunit=unit", "flowunit=unitt"), "node 'u': create flowunit 'unitt' failed. can not find flowunit"),
+        (("flowunit=unit", "flowunit=unit, device=cuda"), "it exists for: cpu 1.0.0; check 'device'"),
+        (("u:in", "u:inn"), ":9:3: dst port is not exist, node: u port: inn (did you mean 'in'?"),
+        (("  u:out -> tx:in_reply_info\n", ""), "node 'u' port 'out': out port is not connect."),
+        (("u:out -> tx:in_reply_info", "u:out -> tx:in_reply_info; rx:out_request_info -> tx:in_reply_info"),
+         "One port links multi edges can not match at one port: u:out and rx:out_request_info"),
+        (("rx:out_request_info -> u:in\n", "rx:out_request_info -> x:in; x:out -> u:in; x [flowunit=resize]\n"),
+         "src port is not exist, node: x port: out"),
+        (("endpoint=\"http://127.0.0.1:0/v1\"", ""), "option 'endpoint' of httpserver_sync_receive is missing"),
+        (("endpoint=\"http://127.0.0.1:0/v1\"", "endpoint=\"nonsense\""), "is not of the form http://host:port/path"),
+    ],
+)  # fmt: skip
+def test_graph_errors(tmp_path: Path, change: tuple[str, str], text: str) -> None:
+    write_unit(tmp_path, "unit", ECHO)
+    assert change[0] in DOT
+    errors = fails(write_graph(tmp_path, DOT.replace(*change)))
+    assert text in errors
+    assert str(tmp_path) in errors or "create flowunit" in errors
+
+
+def test_type_mismatch(tmp_path: Path) -> None:
+    errors = fails(
+        write_graph(
+            tmp_path,
+            """digraph g { rx [flowunit=httpserver_sync_receive, endpoint="http://127.0.0.1:0/v1"]
+            u [flowunit=resize, image_width=5, image_height=5]; tx [flowunit=httpserver_sync_reply]
+            rx:out_request_info -> u:in_image; u:out_image -> tx:in_reply_info }""",
+        )
+    )
+    assert "type mismatch: rx:out_request_info gives buff, u:in_image takes image" in errors
+
+
+def test_cycle(tmp_path: Path) -> None:
+    write_unit(tmp_path, "unit", ECHO)
+    graph = write_graph(
+        tmp_path,
+        """digraph g { rx [flowunit=httpserver_sync_receive, endpoint="http://127.0.0.1:0/v1"]
+        a [flowunit=unit]; b [flowunit=unit]; tx [flowunit=httpserver_sync_reply]
+        rx:out_request_info -> tx:in_reply_info; a:out -> b:in; b:out -> a:in }""",
+    )
+    graph.write_text(graph.read_text().replace("[graph]", "[graph]\nstrict = false"))
+    errors = fails(graph)
+    assert "not all node union" in errors or "cycle: a -> b -> a" in errors
+
+
+def test_toml_syntax(tmp_path: Path) -> None:
+    graph = tmp_path / "graph.toml"
+    graph.write_text('[graph]\nformat = graphviz"\n')
+    assert f"{graph}:2:10: Invalid value" in fails(graph)
+
+
+@pytest.mark.parametrize(
+    ("line", "replacement", "text"),
+    [
+        ('entry = "unit@Unit"', "", "unit.toml: base.entry is missing (add entry = \"module@Class\" to [base])"),
+        ('entry = "unit@Unit"', 'entry = "unit"', "unit.toml:7: base.entry = 'unit' is not of the form module@Class"),
+        ('entry = "unit@Unit"', 'entry = "unit@Other"', "has no class 'Other' (flow units in it: Unit)"),
+        ('entry = "unit@Unit"', 'entry = "gone@Unit"', "there is no gone.py in"),
+        ('name = "unit"', 'name = "unit', "unit.toml:2:"),
+    ],
+)
+def test_unit_toml_errors(tmp_path: Path, line: str, replacement: str, text: str) -> None:
+    write_unit(tmp_path, "unit", ECHO)
+    toml = tmp_path / "unit/unit.toml"
+    assert line in toml.read_text()
+    toml.write_text(toml.read_text().replace(line, replacement))
+    assert text in fails(write_graph(tmp_path, DOT))
+
+
+def test_module_that_does_not_import(tmp_path: Path) -> None:
+    write_unit(tmp_path, "unit", "import nowhere_to_be_found\n")
+    errors = fails(write_graph(tmp_path, DOT))
+    assert errors.count("ModuleNotFoundError: No module named 'nowhere_to_be_found'") == 1
+    assert "unit.py:1" in errors
+
+
+MODEL = """[base]
+name = "unit"
+type = "inference"
+virtual_type = "{virtual}"
+device = "cpu"
+version = "1.0.0"
+description = "model"
+entry = "model.onnx"
+[input]
+[input.input1]
+name = "in"
+[output]
+[output.output1]
+name = "out"
+"""
+
+
+@pytest.mark.parametrize(
+    ("virtual", "model", "text"),
+    [
+        ("onnx", None, "model.onnx does not exist"),
+        ("onnx", b"no model", "model.onnx cannot be loaded"),
+        ("tensorrt", b"x", "current environment does not support the inference type: 'tensorrt:cpu'"),
+    ],
+)
+def test_model_errors(tmp_path: Path, virtual: str, model: bytes | None, text: str) -> None:
+    (tmp_path / "unit.toml").write_text(MODEL.format(virtual=virtual))
+    if model is not None:
+        (tmp_path / "model.onnx").write_bytes(model)
+    graph = http_graph(tmp_path, "unit")
+    # An HTTP body is no tensor; the type check would complain first.
+    graph.write_text(graph.read_text().replace("u:in;", "d:in_encoded_image; d [flowunit=image_decoder]; d:out_image -> u:in;"))
+    assert text in fails(graph)
+
+
+def test_port_in_use(tmp_path: Path) -> None:
+    write_unit(tmp_path, "unit", ECHO)
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        port = sock.getsockname()[1]
+        graph = http_graph(tmp_path, "unit")
+        graph.write_text(graph.read_text().replace("127.0.0.1:0", f"127.0.0.1:{port}"))
+        assert f"node 'rx': cannot listen on 127.0.0.1:{port}: " in fails(graph)
+
+
+def test_unwritable_log(tmp_path: Path) -> None:
+    write_unit(tmp_path, "unit", ECHO)
+    (tmp_path / "file").touch()
+    errors = fails(write_graph(tmp_path, DOT), f'[log]\npath = "{tmp_path}/file/x.log"\n')
+    assert f"log.path: {tmp_path}/file/x.log cannot be written: " in errors
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ("[engine]\nthreds = 2\n", "modelbox.conf:2: engine.threds is not known (did you mean 'threads'?)"),
+        ("[engin]\n", "modelbox.conf:1: section [engin] is not known (did you mean 'engine'?)"),
+        ("[engine]\nthreads = -1\n", "modelbox.conf:2: engine.threads = -1 is too small (at least 0)"),
+        ("[log]\nlevel = \"LOUD\"\n", "modelbox.conf:2: log.level = 'LOUD' is not allowed (one of DEBUG"),
+        ("[server]\nip = \"${NOWHERE_SET}\"\n", "modelbox.conf:2: environment variable NOWHERE_SET is not set"),
+        ("[server\n", "modelbox.conf:1:8:"),
+    ],
+)
+def test_configuration_errors(tmp_path: Path, config: str, text: str) -> None:
+    write_unit(tmp_path, "unit", ECHO)
+    assert text in fails(write_graph(tmp_path, DOT), config)
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    code, _, errors = modelbox("-c", str(tmp_path / "none.conf"), "-f")
+    assert (code, "none.conf: cannot be read: No such file" in errors) == (78, True)
+    code, _, errors = modelbox("-V", "--graph", str(tmp_path / "none.toml"))
+    assert code == 78
+    assert "none.toml: cannot be read: No such file" in errors
+
+
+def test_check_prints_the_plan_and_warnings(tmp_path: Path) -> None:
+    write_unit(tmp_path, "unit", ECHO)
+    graph = write_graph(tmp_path, DOT.replace('/v1"', '/v1", time_out=5'))
+    code, out, errors = modelbox("--check", str(graph))
+    assert code == 0
+    assert "3 nodes in 3 steps" in out
+    assert "has no option 'time_out', it is ignored (did you mean 'time_out_ms'?)" in errors
+    code, out, _ = modelbox("--check", str(graph), "--dot")
+    assert code == 0
+    drawn = subprocess.run(["dot", "-Tsvg"], input=out, capture_output=True, text=True)
+    assert drawn.returncode == 0
+    assert "<svg" in drawn.stdout
+
+
+def test_version_and_help() -> None:
+    assert modelbox("--version")[1].startswith("modelbox ")
+    assert "--check" in modelbox("-h")[1]
+
+
+def test_pid_file_lock_and_background(tmp_path: Path) -> None:
+    write_unit(tmp_path, "unit", ECHO)
+    config = tmp_path / "modelbox.conf"
+    config.write_text(f'[log]\npath = "{tmp_path}/modelbox.log"\n')
+    pid_file = tmp_path / "modelbox.pid"
+    arguments = ["-c", str(config), "-p", str(pid_file), "--graph", str(write_graph(tmp_path, DOT))]
+    assert modelbox(*arguments)[0] == 0  # the first process ends, the daemon goes on
+    log = tmp_path / "modelbox.log"
+    import psutil
+
+    while not log.exists() or "is ready" not in log.read_text():
+        pass
+    process = psutil.Process(int(pid_file.read_text()))
+    code, _, errors = modelbox(*arguments, "-f")
+    assert code == 78
+    assert "Server is already running." in errors
+    process.terminate()
+    process.wait(LIMIT_S)
+    assert not pid_file.exists()
