@@ -84,8 +84,9 @@ class Buffer(Exporter):
         self._kind = lib.mb_buffer_kind(pointer)
         self._error = None
         self._scribbled = False
-        code, message = ffi.new("char **"), ffi.new("char **")
-        if lib.mb_buffer_error(pointer, code, message):
+        if lib.mb_buffer_error(pointer, ffi.NULL, ffi.NULL):
+            code, message = ffi.new("char **"), ffi.new("char **")
+            lib.mb_buffer_error(pointer, code, message)
             self._error = (
                 ffi.string(code[0]).decode(errors="replace"),
                 ffi.string(message[0]).decode(errors="replace"),
@@ -201,6 +202,9 @@ class Buffer(Exporter):
 
     def as_bytes(self) -> bytes:
         """A copy of the data."""
+        if self._data is None:
+            size = self.get_bytes()
+            return ffi.buffer(lib.mb_buffer_data(self._core), size)[:] if size else b""
         return bytes(self.view())
 
     def __str__(self) -> str:

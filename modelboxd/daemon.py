@@ -6,9 +6,11 @@ drain, units close, workers end, threads end.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,6 +84,12 @@ class Daemon:
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         self._start_parts()
+        # Threads that compute give the interpreter up by themselves; the I/O thread should not wait 5 ms for one
+        # that does not. What was made so far stays: the garbage collector need not look at it again.
+        sys.setswitchinterval(0.001)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
         try:
             for path in self.graphs:
                 self.start_job(path)

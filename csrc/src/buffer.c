@@ -158,6 +158,21 @@ int32_t mb_buffer_set_meta(mb_buffer *buffer, const uint8_t *bytes, uint64_t siz
   return 0;
 }
 
+mb_buffer *mb_buffer_pack(mb_pool *pool, const void *data, uint64_t size, int32_t kind, const uint8_t *meta,
+                          uint64_t meta_size, mb_error *error) {
+  mb_buffer *buffer = mb_buffer_from(pool, data, size, error);
+  if (buffer == NULL) return NULL;
+  int32_t status = mb_buffer_set_kind(buffer, kind);
+  if (status == 0) status = mb_buffer_set_meta(buffer, meta, meta_size);
+  if (status != 0) {
+    mb__fail(error, -status, "damaged kind or meta of a buffer");
+    mb_buffer_unref(buffer);
+    return NULL;
+  }
+  buffer->sealed = true;
+  return buffer;
+}
+
 int32_t mb_buffer_meta_get(const mb_buffer *buffer, const char *key, const uint8_t **value, uint64_t *size) {
   return mb__meta_get(buffer->meta, key, value, size);
 }

@@ -92,6 +92,9 @@ uint64_t mb_pool_trim(mb_pool *pool);
 mb_buffer *mb_buffer_new(mb_pool *pool, uint64_t size, mb_error *error);
 /* The same with `size` bytes copied from `data`. */
 mb_buffer *mb_buffer_from(mb_pool *pool, const void *data, uint64_t size, mb_error *error);
+/* The same with kind and meta (checked), sealed: all of a received payload in one call. */
+mb_buffer *mb_buffer_pack(mb_pool *pool, const void *data, uint64_t size, int32_t kind, const uint8_t *meta,
+                          uint64_t meta_size, mb_error *error);
 mb_buffer *mb_buffer_ref(mb_buffer *buffer);
 void mb_buffer_unref(mb_buffer *buffer);
 /* Same data, own meta (copied on the first write), unsealed. */

@@ -20,17 +20,20 @@ inline bool is_packed(const mb_host *host, const mb_buffer *buffer, const int64_
   return dims > 0 && shape[dims - 1] == 3 && !(dims >= 3 && shape[dims - 3] == 3);
 }
 
+// Four pixels at a time: twelve constants side by side suit the vector unit, three do not.
 template <typename In, typename Op>
-void packed(const In *from, float *to, int64_t pixels, const Channels &c, Op op) {
-  for (int64_t at = 0; at < pixels; at++) {
-    to[3 * at] = op(static_cast<float>(from[3 * at]), c.values[0]);
-    to[3 * at + 1] = op(static_cast<float>(from[3 * at + 1]), c.values[1]);
-    to[3 * at + 2] = op(static_cast<float>(from[3 * at + 2]), c.values[2]);
+void packed(const In *__restrict from, float *__restrict to, int64_t pixels, const Channels &c, Op op) {
+  float constants[12];
+  for (int at = 0; at < 12; at++) constants[at] = c.values[at % 3];
+  int64_t count = 3 * pixels, at = 0;
+  for (; at + 12 <= count; at += 12) {
+    for (int lane = 0; lane < 12; lane++) to[at + lane] = op(static_cast<float>(from[at + lane]), constants[lane]);
   }
+  for (int lane = 0; at < count; at++, lane++) to[at] = op(static_cast<float>(from[at]), constants[lane]);
 }
 
 template <typename In, typename Op>
-void planar(const In *from, float *to, int64_t pixels, const Channels &c, Op op) {
+void planar(const In *__restrict from, float *__restrict to, int64_t pixels, const Channels &c, Op op) {
   for (int channel = 0; channel < 3; channel++) {
     float value = c.values[channel];
     const In *in = from + channel * pixels;
@@ -46,8 +49,8 @@ int32_t per_channel(const mb_host *host, mb_call *call, const char *unit, const 
     const int64_t *shape = nullptr;
     uint32_t dims = 0;
     if (host->meta_get_ints(input, "shape", &shape, &dims) != 0) throw BufferError("the buffer has no meta 'shape'");
-    int32_t dtype = 0;
-    if (host->meta_get_dtype(input, "type", &dtype) != 0) throw BufferError("the buffer has no meta 'type'");
+    int32_t dtype = meta_dtype(host, input, MB_DTYPE_INVALID);
+    if (dtype == MB_DTYPE_INVALID) throw BufferError("the buffer has no meta 'type'");
     if (dtype != MB_DTYPE_UINT8 && dtype != MB_DTYPE_FLOAT)
       throw BufferError("the data must be of type UINT8 or FLOAT");
     uint64_t element = dtype == MB_DTYPE_FLOAT ? 4 : 1;

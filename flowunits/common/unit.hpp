@@ -1,9 +1,10 @@
 // What the native image units share: access to the host without repeating its checks, and image meta.
-// A C++ exception must not cross the plugin boundary: guarded() turns it into an error of the call.
+// A C++ exception must not cross the plugin boundary: open_state() and each() turn it into an error.
 #pragma once
 
 #include <modelbox/plugin.h>
 
+#include <cmath>
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>
@@ -74,8 +75,10 @@ class Options {
     std::vector<double> values(count + 1);
     uint32_t got = 0;
     int32_t status = host_->config_doubles(config_, key, values.data(), count + 1, &got);
-    if (status != 0 || got != count) {
-      throw OptionError(text("option %s = \"%s\" must be %u numbers separated by commas", key,
+    bool finite = true;
+    for (uint32_t at = 0; at < got; at++) finite = finite && std::isfinite(values[at]);
+    if (status != 0 || got != count || !finite) {
+      throw OptionError(text("option %s = \"%s\" must be %u finite numbers separated by commas", key,
                              host_->config_string(config_, key, ""), count));
     }
     values.resize(count);
@@ -111,7 +114,11 @@ void close_state(const mb_host *, void *state) {
 class Output {
  public:
   Output(const mb_host *host, mb_call *call, uint64_t size) : host_(host), buffer_(host->buffer_new(call, size)) {
-    if (buffer_ == nullptr) throw std::runtime_error("no memory for an output buffer");
+    if (buffer_ == nullptr) {
+      throw BufferError(text("no memory for a result of %llu bytes: the limits are those of [memory]",
+                             static_cast<unsigned long long>(size)),
+                        "OutOfMemory");
+    }
   }
   Output(const Output &) = delete;
   Output &operator=(const Output &) = delete;
@@ -133,23 +140,26 @@ class Output {
   mb_buffer *buffer_;
 };
 
-// Calls `body(buffer)` for every input of port 0; a BufferError becomes an error buffer in its place.
+// Calls `body(buffer)` for every input of port 0. What it throws becomes an error buffer in this one's place: one bad
+// buffer never spoils the others of the call, which may belong to other sessions.
 template <typename Body>
 int32_t each(const mb_host *host, mb_call *call, const char *unit, Body body) {
   uint32_t count = 0;
   mb_buffer *const *inputs = host->inputs(call, 0, &count);
+  auto fail = [&](const char *reason, const char *message) {
+    char code[96];
+    snprintf(code, sizeof code, "%s.%s", unit, reason);
+    return host->push_error(call, 0, code, message);
+  };
   for (uint32_t at = 0; at < count; at++) {
     try {
       body(inputs[at]);
     } catch (const BufferError &error) {
-      std::string code = std::string(unit) + "." + error.reason;
-      host->push_error(call, 0, code.c_str(), error.what());
+      fail(error.reason.c_str(), error.what());
     } catch (const std::exception &error) {
-      host->set_error(call, error.what());
-      return -MB_FAULT;
+      fail("ProcessError", error.what());
     } catch (...) {
-      host->set_error(call, "unknown exception");
-      return -MB_FAULT;
+      fail("ProcessError", "unknown exception");
     }
   }
   return 0;
@@ -179,8 +189,9 @@ inline std::string meta_word(const mb_host *host, const mb_buffer *buffer, const
 
 inline int32_t meta_dtype(const mb_host *host, const mb_buffer *buffer, int32_t fallback) {
   int32_t value = fallback;
-  host->meta_get_dtype(buffer, "type", &value);
-  return value;
+  int64_t number = 0;
+  if (host->meta_get_dtype(buffer, "type", &value) == 0) return value;
+  return host->meta_get_int(buffer, "type", &number) == 0 ? static_cast<int32_t>(number) : fallback;
 }
 
 // Reads and checks a packed (hwc) image of uint8 or float.
@@ -211,15 +222,17 @@ inline Image read_image(const mb_host *host, const mb_buffer *buffer) {
   int64_t row = image.width * image.channels * static_cast<int64_t>(image.element());
   int64_t size = static_cast<int64_t>(host->buffer_size(buffer));
   image.stride = row;
-  int64_t stride = 0;
-  if (host->meta_get_int(buffer, "width_stride", &stride) == 0 && stride > row && stride * image.height <= size) {
+  int64_t stride = 0;  // a row's bytes; what is too small (some units write pixels) or does not fit is not believed
+  if (host->meta_get_int(buffer, "width_stride", &stride) == 0 && stride > row && stride <= size &&
+      stride * (image.height - 1) + row <= size) {
     image.stride = stride;
   }
-  if (image.stride * image.height > size) {
-    throw BufferError(text("the buffer has %lld bytes, %lld x %lld x %lld need %lld", static_cast<long long>(size),
-                           static_cast<long long>(image.height), static_cast<long long>(image.width),
-                           static_cast<long long>(image.channels),
-                           static_cast<long long>(image.stride * image.height)));
+  int64_t needed = image.stride * (image.height - 1) + row;
+  if (needed > size) {
+    throw BufferError(text("the buffer has %lld bytes, an image of %lld x %lld x %lld needs %lld",
+                           static_cast<long long>(size), static_cast<long long>(image.width),
+                           static_cast<long long>(image.height), static_cast<long long>(image.channels),
+                           static_cast<long long>(needed)));
   }
   image.data = static_cast<const uint8_t *>(host->buffer_data(buffer));
   return image;

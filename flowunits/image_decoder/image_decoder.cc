@@ -4,14 +4,17 @@
 //
 // JPEG goes straight from the input into the output buffer by libjpeg-turbo, with the settings that OpenCV uses, so
 // that the pixels are those of cv2.imdecode(data, IMREAD_COLOR). The rest, and JPEGs with an EXIF rotation, take
-// OpenCV's path.
+// OpenCV's path. A JPEG that was cut off is an error, as in newer OpenCV (older ones give a partly grey image).
 #include <turbojpeg.h>
 
 #include <memory>
+#include <optional>
 #include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
 
 #include "../common/unit.hpp"
+#include "base64.hpp"
+#include "header.hpp"
 
 namespace {
 
@@ -25,17 +28,9 @@ struct State {
 
 using mbu::BufferError;
 
-struct Bytes {
-  const uint8_t *data;
-  uint64_t size;
-};
+using image_header::Bytes;
 
 BufferError failed(const std::string &message) { return BufferError(message, "DecodeFailed"); }
-
-tjhandle decompressor() {
-  thread_local std::unique_ptr<void, int (*)(tjhandle)> handle(tjInitDecompress(), tjDestroy);
-  return handle.get();
-}
 
 int32_t open(const mb_host *host, const mb_config *config, void **state) {
   return mbu::open_state<State>(host, config, state, [](const mbu::Options &options) {
@@ -53,109 +48,14 @@ int32_t open(const mb_host *host, const mb_config *config, void **state) {
   });
 }
 
-// ---- reading sizes before anything is allocated ----------------------------------------------------------
-
-uint32_t big16(const uint8_t *at) { return static_cast<uint32_t>(at[0]) << 8 | at[1]; }
-uint32_t big32(const uint8_t *at) { return big16(at) << 16 | big16(at + 2); }
-uint32_t little16(const uint8_t *at) { return static_cast<uint32_t>(at[1]) << 8 | at[0]; }
-uint32_t little32(const uint8_t *at) { return little16(at + 2) << 16 | little16(at); }
-
-void check_size(const State &state, int64_t width, int64_t height) {
-  if (width < 1 || height < 1 || width > 65536 || height > 65536 || width * height > state.max_pixels) {
-    throw failed(mbu::text("the image claims %lld x %lld pixels, allowed are %lld (max_pixels)",
-                           static_cast<long long>(width), static_cast<long long>(height),
-                           static_cast<long long>(state.max_pixels)));
+void check_size(const State &state, const image_header::Size &size) {
+  if (size.width < 1 || size.height < 1 || size.width > 65536 || size.height > 65536 ||
+      size.width * size.height > state.max_pixels) {
+    throw failed(
+        mbu::text("the image claims %lld x %lld pixels; allowed are %lld in all (max_pixels), 1 to 65536 a side",
+                  static_cast<long long>(size.width), static_cast<long long>(size.height),
+                  static_cast<long long>(state.max_pixels)));
   }
-}
-
-bool is_jpeg(const Bytes &bytes) {
-  return bytes.size > 3 && bytes.data[0] == 0xff && bytes.data[1] == 0xd8 && bytes.data[2] == 0xff;
-}
-
-// Sizes of the other common formats; 0 where the format is not known here (OpenCV's own limits then hold).
-void check_other(const State &state, const Bytes &bytes) {
-  const uint8_t *d = bytes.data;
-  if (bytes.size >= 24 && std::memcmp(d, "\x89PNG\r\n\x1a\n", 8) == 0) {
-    check_size(state, big32(d + 16), big32(d + 20));
-  } else if (bytes.size >= 26 && std::memcmp(d, "BM", 2) == 0) {
-    auto height = static_cast<int32_t>(little32(d + 22));
-    check_size(state, static_cast<int32_t>(little32(d + 18)), height < 0 ? -static_cast<int64_t>(height) : height);
-  } else if (bytes.size >= 10 && std::memcmp(d, "GIF8", 4) == 0) {
-    check_size(state, little16(d + 6), little16(d + 8));
-  }
-}
-
-// The EXIF orientation of a JPEG, 1 when there is none. Every offset is checked.
-uint32_t exif_orientation(const Bytes &bytes) {
-  uint64_t at = 2;
-  while (at + 4 <= bytes.size && bytes.data[at] == 0xff) {
-    uint8_t marker = bytes.data[at + 1];
-    uint64_t length = big16(bytes.data + at + 2);
-    if (marker == 0xda || length < 2 || length > bytes.size - at - 2) break;
-    const uint8_t *body = bytes.data + at + 4;
-    uint64_t size = length - 2;
-    if (marker == 0xe1 && size >= 14 && std::memcmp(body, "Exif\0\0", 6) == 0) {
-      const uint8_t *tiff = body + 6;
-      size -= 6;
-      bool little = tiff[0] == 'I';
-      auto u16 = [&](uint64_t offset) { return little ? little16(tiff + offset) : big16(tiff + offset); };
-      uint64_t directory = little ? little32(tiff + 4) : big32(tiff + 4);
-      if (directory + 2 > size) return 1;
-      uint32_t entries = u16(directory);
-      for (uint32_t entry = 0; entry < entries; entry++) {
-        uint64_t place = directory + 2 + 12ull * entry;
-        if (place + 12 > size) return 1;
-        if (u16(place) == 0x0112) return u16(place + 8);
-      }
-      return 1;
-    }
-    at += 2 + length;
-  }
-  return 1;
-}
-
-// ---- base64 in JSON ------------------------------------------------------------------------------------------
-
-int base64_value(char c) {
-  if (c >= 'A' && c <= 'Z') return c - 'A';
-  if (c >= 'a' && c <= 'z') return c - 'a' + 26;
-  if (c >= '0' && c <= '9') return c - '0' + 52;
-  if (c == '+' || c == '-') return 62;
-  if (c == '/' || c == '_') return 63;
-  return -1;
-}
-
-// The string value of `key` in a flat JSON object, decoded from base64. A data: URL prefix is skipped.
-std::vector<uint8_t> from_json(const Bytes &bytes, const std::string &key) {
-  std::string body(reinterpret_cast<const char *>(bytes.data), bytes.size);
-  size_t at = body.find('"' + key + '"');
-  if (at == std::string::npos) throw failed(mbu::text("the JSON body has no key '%s'", key.c_str()));
-  at = body.find_first_not_of(" \t\r\n", at + key.size() + 2);
-  if (at == std::string::npos || body[at] != ':') throw failed("the body is no JSON object");
-  at = body.find_first_not_of(" \t\r\n", at + 1);
-  if (at == std::string::npos || body[at] != '"')
-    throw failed(mbu::text("the value of '%s' is no string", key.c_str()));
-  size_t end = body.find('"', at + 1);
-  if (end == std::string::npos) throw failed("the body is no JSON object");
-  size_t comma = body.find(',', at);
-  if (body.compare(at + 1, 5, "data:") == 0 && comma != std::string::npos && comma < end) at = comma;
-  std::vector<uint8_t> decoded;
-  decoded.reserve((end - at) * 3 / 4);
-  uint32_t bits = 0;
-  int count = 0;
-  for (size_t i = at + 1; i < end; i++) {
-    char c = body[i];
-    if (c == '=' || c == '\n' || c == '\r') continue;
-    if (c == '\\' && i + 1 < end && (body[i + 1] == '/' || body[i + 1] == 'n')) {
-      if (body[i + 1] == 'n') i++;
-      continue;  // "\/" is how some writers put a slash
-    }
-    int value = base64_value(c);
-    if (value < 0) throw failed(mbu::text("the value of '%s' is no base64", key.c_str()));
-    bits = bits << 6 | static_cast<uint32_t>(value);
-    if (++count % 4 != 1) decoded.push_back(static_cast<uint8_t>(bits >> (6 - 2 * ((count - 1) % 4))));
-  }
-  return decoded;
 }
 
 // ---- decoding ------------------------------------------------------------------------------------------------
@@ -169,16 +69,16 @@ void push_image(const mb_host *host, mb_call *call, mbu::Output &output, int wid
 void push_nv12(const mb_host *host, mb_call *call, const cv::Mat &bgr) {
   int width = bgr.cols & ~1, height = bgr.rows & ~1;
   if (width == 0 || height == 0) throw failed("an image of one pixel's width or height has no nv12 form");
-  cv::Mat planes;
-  cv::cvtColor(bgr(cv::Rect(0, 0, width, height)), planes, cv::COLOR_BGR2YUV_I420);
   mbu::Output output(host, call, static_cast<uint64_t>(width) * height * 3 / 2);
-  uint8_t *to = output.data();
+  cv::Mat planes(height * 3 / 2, width, CV_8UC1, output.data());
+  cv::cvtColor(bgr(cv::Rect(0, 0, width, height)), planes, cv::COLOR_BGR2YUV_I420);
   size_t luma = static_cast<size_t>(width) * height;
-  std::memcpy(to, planes.data, luma);
-  const uint8_t *u = planes.data + luma, *v = u + luma / 4;
+  const std::vector<uint8_t> chroma(planes.data + luma, planes.data + luma / 2 * 3);
+  const uint8_t *u = chroma.data(), *v = u + luma / 4;
+  uint8_t *to = planes.data + luma;
   for (size_t at = 0; at < luma / 4; at++) {
-    to[luma + 2 * at] = u[at];
-    to[luma + 2 * at + 1] = v[at];
+    to[2 * at] = u[at];
+    to[2 * at + 1] = v[at];
   }
   const int64_t shape[3] = {static_cast<int64_t>(height) * 3 / 2, width, 1};
   mb_buffer *buffer = output.get();
@@ -197,69 +97,95 @@ void push_nv12(const mb_host *host, mb_call *call, const cv::Mat &bgr) {
 
 void decode_other(const mb_host *host, mb_call *call, const State &state, const Bytes &bytes) {
   cv::Mat raw(1, static_cast<int>(bytes.size), CV_8UC1, const_cast<uint8_t *>(bytes.data));
-  cv::Mat bgr;
+  cv::Mat image;
   try {
-    bgr = cv::imdecode(raw, cv::IMREAD_COLOR);
+    image = cv::imdecode(raw, cv::IMREAD_COLOR);
   } catch (const cv::Exception &) {
-    throw failed("the data is damaged or no image");
+    image.release();
   }
-  if (bgr.empty()) throw failed("the data is damaged or no image");
+  if (image.empty()) throw failed("the image data is damaged");
+  check_size(state, {image.cols, image.rows});
   if (state.format == Format::kNv12) {
-    push_nv12(host, call, bgr);
+    push_nv12(host, call, image);
     return;
   }
-  mbu::Output output(host, call, static_cast<uint64_t>(bgr.rows) * bgr.cols * 3);
-  cv::Mat to(bgr.rows, bgr.cols, CV_8UC3, output.data());
+  mbu::Output output(host, call, static_cast<uint64_t>(image.rows) * image.cols * 3);
+  cv::Mat to(image.rows, image.cols, CV_8UC3, output.data());
   if (state.format == Format::kRgb) {
-    cv::cvtColor(bgr, to, cv::COLOR_BGR2RGB);
+    cv::cvtColor(image, to, cv::COLOR_BGR2RGB);
   } else {
-    bgr.copyTo(to);
+    image.copyTo(to);
   }
-  push_image(host, call, output, bgr.cols, bgr.rows, state.format);
+  push_image(host, call, output, image.cols, image.rows, state.format);
 }
 
 void decode_jpeg(const mb_host *host, mb_call *call, const State &state, const Bytes &bytes) {
-  tjhandle handle = decompressor();
-  int width = 0, height = 0, subsampling = 0, colours = 0;
-  if (handle == nullptr ||
-      tjDecompressHeader3(handle, bytes.data, bytes.size, &width, &height, &subsampling, &colours) != 0) {
-    throw failed(
-        mbu::text("the JPEG header is damaged: %s", handle != nullptr ? tjGetErrorStr2(handle) : "no decoder"));
+  image_header::Jpeg header = image_header::read_jpeg(bytes);
+  if (header.scan == 0 || header.size.width == 0) throw failed("the JPEG header is damaged");
+  check_size(state, header.size);
+  if (!header.ends_properly) throw failed("the JPEG was cut off: it has no end");
+  // With Huffman codes, a block of 8 x 8 pixels takes at least one bit: less data cannot hold such an image.
+  if (header.huffman && static_cast<uint64_t>(header.size.width * header.size.height) / 512 > bytes.size) {
+    throw failed(mbu::text("the JPEG claims %lld x %lld pixels, too many for its %llu bytes",
+                           static_cast<long long>(header.size.width), static_cast<long long>(header.size.height),
+                           static_cast<unsigned long long>(bytes.size)));
   }
-  check_size(state, width, height);
-  bool plain = colours == TJCS_YCbCr || colours == TJCS_GRAY || colours == TJCS_RGB;
-  if (!plain || state.format == Format::kNv12 || exif_orientation(bytes) != 1) {
+  // A new decoder for each image costs less than a microsecond; an old one remembers tables, and errors for ever.
+  std::unique_ptr<void, int (*)(tjhandle)> handle(tjInitDecompress(), tjDestroy);
+  int width = 0, height = 0, subsampling = 0, colours = 0;
+  bool plain =
+      handle && tjDecompressHeader3(handle.get(), bytes.data, bytes.size, &width, &height, &subsampling, &colours) == 0;
+  plain = plain && width == header.size.width && height == header.size.height && header.orientation == 1 &&
+          (colours == TJCS_YCbCr || colours == TJCS_GRAY || colours == TJCS_RGB);
+  if (!plain) {
     decode_other(host, call, state, bytes);
     return;
   }
-  mbu::Output output(host, call, static_cast<uint64_t>(width) * height * 3);
-  int pixel = state.format == Format::kRgb ? TJPF_RGB : TJPF_BGR;
-  // A warning (such as data that ends early) still gives an image, as it does with OpenCV.
-  if (tjDecompress2(handle, bytes.data, bytes.size, output.data(), width, 0, height, pixel, 0) != 0 &&
-      tjGetErrorCode(handle) == TJERR_FATAL) {
-    throw failed(mbu::text("the JPEG is damaged: %s", tjGetErrorStr2(handle)));
+  std::optional<mbu::Output> output;
+  cv::Mat scratch;
+  if (state.format == Format::kNv12) {
+    scratch.create(height, width, CV_8UC3);
+  } else {
+    output.emplace(host, call, static_cast<uint64_t>(width) * height * 3);
   }
-  push_image(host, call, output, width, height, state.format);
+  uint8_t *to = output ? output->data() : scratch.data;
+  int pixel = state.format == Format::kRgb ? TJPF_RGB : TJPF_BGR;
+  // Damage inside the data is a warning that still gives an image, as it does with OpenCV.
+  int status = tjDecompress2(handle.get(), bytes.data, bytes.size, to, width, 0, height, pixel, TJFLAG_LIMITSCANS);
+  if (status != 0 && tjGetErrorCode(handle.get()) == TJERR_FATAL) {
+    throw failed(mbu::text("the JPEG is damaged: %s", tjGetErrorStr2(handle.get())));
+  }
+  if (output) {
+    push_image(host, call, *output, width, height, state.format);
+  } else {
+    push_nv12(host, call, scratch);
+  }
+}
+
+void decode(const mb_host *host, mb_call *call, const State &state, const Bytes &bytes) {
+  if (bytes.size == 0) throw failed("there is no data");
+  if (bytes.size > INT32_MAX) throw failed("the data is too large");
+  if (image_header::is_jpeg(bytes)) {
+    decode_jpeg(host, call, state, bytes);
+    return;
+  }
+  std::optional<image_header::Size> size = image_header::other_size(bytes);
+  if (!size) throw failed("the data is no image of a known format (JPEG, PNG, BMP, WebP, TIFF, PNM, JPEG 2000, HDR)");
+  check_size(state, *size);
+  decode_other(host, call, state, bytes);
 }
 
 int32_t process(const mb_host *host, void *opaque, mb_call *call) {
   const State &state = *static_cast<State *>(opaque);
   return mbu::each(host, call, "ImageDecoder", [&](const mb_buffer *input) {
     Bytes bytes{static_cast<const uint8_t *>(host->buffer_data(input)), host->buffer_size(input)};
-    if (bytes.size == 0) throw failed("there is no data");
-    std::vector<uint8_t> decoded;
-    if (!state.key.empty()) {
-      decoded = from_json(bytes, state.key);
-      bytes = {decoded.data(), decoded.size()};
-      if (bytes.size == 0) throw failed("there is no data");
+    if (state.key.empty() || bytes.size == 0) {
+      decode(host, call, state, bytes);
+      return;
     }
-    if (bytes.size > INT32_MAX) throw failed("the data is too large");
-    if (is_jpeg(bytes)) {
-      decode_jpeg(host, call, state, bytes);
-    } else {
-      check_other(state, bytes);
-      decode_other(host, call, state, bytes);
-    }
+    std::string_view body(reinterpret_cast<const char *>(bytes.data), bytes.size);
+    std::vector<uint8_t> decoded = image_json::decode(body, state.key);
+    decode(host, call, state, {decoded.data(), decoded.size()});
   });
 }
 

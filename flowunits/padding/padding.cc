@@ -1,7 +1,6 @@
 // padding: fits images into a fixed size, keeping their ratio, and fills what is left.
 // in_image: packed uint8 or float; out_image: the same, with the image meta.
 #include <algorithm>
-#include <cmath>
 
 #include "../common/interpolation.hpp"
 
@@ -57,9 +56,10 @@ cv::Size inner_size(const State &state, const mbu::Image &image) {
     }
     return {width, height};
   }
-  double ratio = std::min(static_cast<double>(state.width) / width, static_cast<double>(state.height) / height);
-  return {std::clamp(static_cast<int>(width * ratio), 1, state.width),
-          std::clamp(static_cast<int>(height * ratio), 1, state.height)};
+  // Whole numbers: in floating point, a side that fits exactly would now and then lose a pixel.
+  int64_t across = static_cast<int64_t>(state.width) * height, down = static_cast<int64_t>(state.height) * width;
+  if (across <= down) return {state.width, std::max(1, static_cast<int>(across / width))};
+  return {std::max(1, static_cast<int>(down / height)), state.height};
 }
 
 // Fills the frame around `inner` only; the inside is written by the caller.

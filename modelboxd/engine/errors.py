@@ -21,7 +21,10 @@ def error_list(count: int, code: str, message: str) -> CoreList:
 
 def has_errors(inputs: list[CoreList]) -> bool:
     """Whether any buffer of any port carries an error."""
-    return any(lib.mb_list_errors(items, 0, items.count) for items in inputs)
+    for items in inputs:
+        if lib.mb_list_errors(items, 0, items.count):
+            return True
+    return False
 
 
 def split_errors(inputs: list[CoreList]) -> tuple[list[CoreList], list[bool]]:

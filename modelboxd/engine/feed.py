@@ -91,10 +91,13 @@ class Feed:
 
     def matched(self) -> int:
         """How many positions are there on every port."""
-        return min(self.avail)
+        avail = self.avail
+        return avail[0] if len(avail) == 1 else min(avail)
 
     def at_end(self) -> bool:
         """Every port has ended and nothing waits."""
+        if len(self.avail) == 1:
+            return self.ended[0] and not self.avail[0]
         return all(self.ended) and not any(self.avail)
 
     def mismatch(self) -> int | None:

@@ -81,6 +81,7 @@ class Job:
         self.state = JobState.CREATED
         self.error: ModelBoxError | None = None
         self._settling = threading.local()
+        self._soon = False  # I/O thread only
 
     def start_workers(self, node: model.Node, on_room: Callable[[], None]) -> WorkerGroup:
         """The worker processes of a Python node, ready for calls; raises UnitError."""
@@ -172,6 +173,20 @@ class Job:
                 pass
         finally:
             self._settling.busy = False
+
+    def settle_soon(self) -> None:
+        """settle() at the end of this turn of the I/O loop, so that requests that arrived together travel
+        together; on other threads at once."""
+        io = self.services.io
+        if not io.is_current():
+            self.settle()
+        elif not self._soon:
+            self._soon = True
+            io.loop.call_soon(self._settle_deferred)
+
+    def _settle_deferred(self) -> None:
+        self._soon = False
+        self.settle()
 
     def _settle_one(self) -> bool:
         callback = work = step = None

@@ -94,7 +94,7 @@ class SourceStep(Step):
                 self._waiting += items.count
             else:
                 self._forward(stream, number, items, end)
-        job.settle()
+        job.settle_soon()
 
     def has_entry_room(self) -> bool:
         """False when back-pressure has filled the entry queue."""

@@ -131,7 +131,11 @@ class Step:
 
     def is_blocked(self) -> bool:
         """Whether a target is full."""
-        return any(not step.has_room(port) for targets in self.targets for step, port in targets)
+        for targets in self.targets:
+            for step, port in targets:
+                if step.counts[port] >= step.capacity[port] and not step.has_room(port):
+                    return True
+        return False
 
     def _mark(self, feed: Feed) -> None:
         """Queues the feed for a turn when there is something to do for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from modelbox import meta
-from modelbox._core import lib
-from modelbox._core.memory import new_list
+from modelbox._core.memory import packed_list
 from modelbox.configuration import Configuration
 from modelbox.errors import BusyError, ConfigError, OutOfMemoryError, ShutdownError
 from modelboxd.engine.feed import CoreList
@@ -160,22 +160,16 @@ class HttpSource(SourceUnit):
         body: bytes | bytearray = b""
         if request.body_exists:
             body = await self._read_body(request)
-        buffer = self.services.pool.copy_of(body) if body else self.services.pool.new(0)
-        lib.mb_buffer_set_kind(buffer, STRING_KIND)
         block = b"".join(
             (
                 self._fixed_meta,
                 self._method_meta[request.method],
                 meta.encode_entry("size", len(body)),
-                meta.encode_entry("uri", request.raw_path if hasattr(request, "raw_path") else request.path_qs),
-                meta.encode_entry("headers", dict(request.headers)),
+                meta.encode_entry("uri", request.path_qs),
+                _headers_meta(request.raw_headers),
             )
         )
-        lib.mb_buffer_set_meta(buffer, block, len(block))
-        lib.mb_buffer_seal(buffer)
-        items = new_list(1)
-        lib.mb_list_push(items, lib.mb_buffer_ref(buffer))
-        return items
+        return packed_list(self.services.pool, body, STRING_KIND, block)
 
     async def _read_body(self, request: web.BaseRequest) -> bytes | bytearray:
         content = request.content
@@ -220,6 +214,13 @@ class HttpSource(SourceUnit):
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         raise NotImplementedError
+
+
+@functools.lru_cache(maxsize=512)
+def _headers_meta(raw: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """The encoded `headers` of a request; clients send the same ones again and again."""
+    pairs = ((name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, value in raw)
+    return meta.encode_entry("headers", dict(pairs))
 
 
 def private_of(reply: Any) -> dict[str, Any]:

@@ -42,6 +42,8 @@ class Reply:
 
     def ended(self, session: SessionView) -> None:
         """The session is over: whoever still waits learns why at once. [any thread]"""
+        if self._future.done():
+            return
         if session.error is None:
             self.fail(500, "NoReply", "the graph ended without a reply")
         else:

@@ -24,13 +24,12 @@ from modelboxd.workers import protocol
 from modelboxd.workers.output import Output
 from modelboxd.workers.protocol import (
     HEADER,
+    Arenas,
     ProtocolError,
     Reader,
     WorkerCall,
     WorkerResult,
     Writer,
-    arena_messages,
-    gone_message,
     header_only,
 )
 
@@ -88,8 +87,11 @@ class Worker:
             raise_error(error)
         self._peer = ffi.gc(peer, lib.mb_peer_free)
         self._writer = Writer(self._peer)
+        self._arenas = Arenas(self._peer)
         self._ids = ffi.new("uint64_t[1024]")
         self._incoming = bytearray(protocol.MESSAGE_LIMIT + HEADER.size)
+        self._places = [self._incoming]
+        self._view = memoryview(self._incoming)
         ours, self.remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         self._sock = ours
@@ -182,11 +184,8 @@ class Worker:
     # ---- sending (lock held) -------------------------------------------------------------------------------
 
     def _send(self, message: Any) -> None:
-        for arena, fd in arena_messages(self._peer):
-            self._send_one(arena, fd)
-        gone = gone_message(self._peer)
-        if gone is not None:
-            self._send_one(gone, None)
+        for news, fd in self._arenas.news():
+            self._send_one(news, fd)
         self._send_one(message, None)
 
     def _send_one(self, message: Any, fd: int | None) -> None:
@@ -228,19 +227,19 @@ class Worker:
     def _readable(self) -> None:
         for _ in range(READS):
             try:
-                size, ancillary, flags, _ = self._sock.recvmsg_into([self._incoming], protocol.ANCILLARY)
+                size, ancillary, flags, _ = self._sock.recvmsg_into(self._places, protocol.ANCILLARY)
             except BlockingIOError:
                 return
             except OSError:
                 size, ancillary, flags = 0, [], 0
-            fds = _descriptors(ancillary)
+            fds = _descriptors(ancillary) if ancillary else []
             try:
                 if not size:
                     self._closed()
                     return
                 if flags & socket.MSG_TRUNC:
                     raise ProtocolError("a message that is too long")
-                self._dispatch(Reader(self._peer, memoryview(self._incoming)[:size]), fds)
+                self._dispatch(Reader(self._peer, self._view[:size]), fds)
             except ModelBoxError as error:
                 self.condemn(f"sent nonsense: {error}")
                 return
@@ -323,11 +322,11 @@ class Worker:
     # ---- time limit (I/O thread) -------------------------------------------------------------------------------
 
     def _arm_timer(self) -> None:
+        if not self._timeout_s:
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._timeout_s:
-            return
         with self._lock:
             trip = next(iter(self._trips.values()), None)
         if trip is not None and self.alive:

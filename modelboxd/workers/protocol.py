@@ -268,21 +268,26 @@ def header_only(kind: int, body: bytes = b"", *, count: int = 0, released: int =
     return HEADER.pack(MAGIC, kind, 0, 0, 0, count, released, 0) + body
 
 
-def arena_messages(peer: CData) -> list[tuple[bytes, int]]:
-    """ARENA messages (with a descriptor that stays ours) that must go out before the next message."""
-    ids, fds = ffi.new("uint32_t[16]"), ffi.new("int32_t[16]")
-    messages: list[tuple[bytes, int]] = []
-    while True:
-        count = lib.mb_peer_take_fds(peer, ids, fds, 16)
-        messages += [(header_only(ARENA, ARENA_BODY.pack(ids[at], 0)), fds[at]) for at in range(count)]
-        if count < 16:
-            return messages
+class Arenas:
+    """News about arenas that must go out before the next message. One per peer; used under its sender's lock."""
 
+    __slots__ = ("_fds", "_ids", "_peer")
 
-def gone_message(peer: CData) -> bytes | None:
-    """A GONE message for arenas that are no more, or None."""
-    ids = ffi.new("uint32_t[64]")
-    count = lib.mb_peer_take_gone(peer, ids, 64)
-    if not count:
-        return None
-    return header_only(GONE, bytes(ffi.buffer(ids, count * 4)), count=count)
+    def __init__(self, peer: CData) -> None:
+        self._peer = peer
+        self._ids = ffi.new("uint32_t[64]")
+        self._fds = ffi.new("int32_t[64]")
+
+    def news(self) -> list[tuple[bytes, int | None]]:
+        """ARENA messages with a descriptor that stays ours, and a GONE message; mostly none."""
+        ids, fds = self._ids, self._fds
+        messages: list[tuple[bytes, int | None]] = []
+        while True:
+            count = lib.mb_peer_take_fds(self._peer, ids, fds, 64)
+            messages += [(header_only(ARENA, ARENA_BODY.pack(ids[at], 0)), fds[at]) for at in range(count)]
+            if count < 64:
+                break
+        count = lib.mb_peer_take_gone(self._peer, ids, 64)
+        if count:
+            messages.append((header_only(GONE, bytes(ffi.buffer(ids, count * 4)), count=count), None))
+        return messages

@@ -28,7 +28,7 @@ from modelbox.context import DataContext, DataMeta, SessionContext, StreamState
 from modelbox.flowunit import FlowUnit
 from modelbox.status import Status, StatusCode
 from modelboxd.workers import protocol
-from modelboxd.workers.protocol import HEADER, Reader, Writer, arena_messages, gone_message, header_only
+from modelboxd.workers.protocol import HEADER, Arenas, Reader, Writer, header_only
 
 CONTINUE = StatusCode.STATUS_CONTINUE
 SUCCESS = StatusCode.STATUS_SUCCESS
@@ -69,6 +69,7 @@ class Worker:
             raise_error(error)
         self.peer = ffi.gc(peer, lib.mb_peer_free)
         self.writer = Writer(self.peer)
+        self.arenas = Arenas(self.peer)
         self.ids = ffi.new("uint64_t[1024]")
         self.incoming = bytearray(protocol.MESSAGE_LIMIT + HEADER.size)
         self.unit: FlowUnit | None = None
@@ -104,11 +105,11 @@ class Worker:
             raise_error(error, -status)
 
     def send(self, message: Any) -> None:
-        for arena, fd in arena_messages(self.peer):
-            socket.send_fds(self.sock, [arena], [fd])
-        gone = gone_message(self.peer)
-        if gone is not None:
-            self.sock.send(gone)
+        for news, fd in self.arenas.news():
+            if fd is None:
+                self.sock.send(news)
+            else:
+                socket.send_fds(self.sock, [news], [fd])
         self.sock.send(message)
 
     def send_log(self, level: int, file: str, line: int, text: str) -> None:
