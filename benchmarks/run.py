@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import mmap
-import multiprocessing
 import os
 import signal
 import socket
@@ -113,8 +112,9 @@ name = "out"
 """
 
 
-def _ping_pong(sock: socket.socket, fd: int, size: int) -> None:
+def ping_pong(sock_fd: int, fd: int, size: int) -> None:
     """The other process of the baseline: adds one from the first half of shared memory into the second."""
+    sock = socket.socket(fileno=sock_fd)
     memory = np.frombuffer(mmap.mmap(fd, 2 * size), np.uint8)
     while sock.recv(8):
         np.add(memory[:size], 1, out=memory[size:])
@@ -136,8 +136,9 @@ def round_trip() -> list[Row]:
             os.ftruncate(fd, 2 * size)
             memory = np.frombuffer(mmap.mmap(fd, 2 * size), np.uint8)
             ours_end, theirs_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            child = multiprocessing.get_context("fork").Process(target=_ping_pong, args=(theirs_end, fd, size), daemon=True)
-            child.start()
+            arguments = [str(theirs_end.fileno()), str(fd), str(size)]
+            command = [sys.executable, __file__, "--ping-pong", *arguments]
+            child = subprocess.Popen(command, pass_fds=[theirs_end.fileno(), fd])
             theirs_end.close()
 
             def engine() -> float:
@@ -169,7 +170,7 @@ def round_trip() -> list[Row]:
 
             ours, theirs = interleaved(ROUNDS, engine, bare)
             ours_end.close()
-            child.join()
+            child.wait()
             bench.close()
         name = f"{'1 MB' if size > 16 else '16 B'} to a Python unit and back, p50"
         rows.append((name, f"{ours * 1e3:.3f} ms", f"shared memory {theirs * 1e3:.3f} ms", f"{ours / theirs:.2f}", goal))
@@ -262,18 +263,20 @@ def http() -> list[Row]:
 MEAN, SCALE = (103.5, 116.3, 123.7), (0.0174, 0.0175, 0.0171)
 
 
-def _opencv(jpeg: bytes, count: int, start: Any, results: Any) -> None:
+def opencv_loop(path: str, count: int) -> None:
+    """One process of the baseline: waits for a line, works, prints its rate."""
     import cv2
 
     cv2.setNumThreads(1)
     mean, scale = np.float32(MEAN), np.float32(SCALE)
-    data = np.frombuffer(jpeg, np.uint8)
-    start.wait()
+    data = np.frombuffer(Path(path).read_bytes(), np.uint8)
+    print("ready", flush=True)
+    sys.stdin.readline()
     begin = time.perf_counter()
     for _ in range(count):
         image = cv2.resize(cv2.imdecode(data, cv2.IMREAD_COLOR), (224, 224))
         _ = (image.astype(np.float32) - mean) * scale
-    results.put(count / (time.perf_counter() - begin))
+    print(count / (time.perf_counter() - begin), flush=True)
 
 
 def pictures() -> list[Row]:
@@ -293,8 +296,6 @@ def pictures() -> list[Row]:
     core = Buffer(None, np.frombuffer(jpeg, np.uint8)).to_core(bench.pool)
     lib.mb_buffer_seal(core)
     lib.mb_list_push(source, lib.mb_buffer_ref(core))
-    context = multiprocessing.get_context("fork")
-
     def engine() -> float:
         session, ended = bench.session()
         start = time.perf_counter()
@@ -306,16 +307,18 @@ def pictures() -> list[Row]:
         return count * cores / (time.perf_counter() - start)
 
     def loops() -> float:
-        start, results = context.Event(), context.Queue()
-        children = [context.Process(target=_opencv, args=(jpeg, count, start, results)) for _ in range(cores)]
-        for child in children:
-            child.start()
-        time.sleep(0.3)  # all of them are at the start line
-        start.set()
-        total = sum(results.get() for _ in children)
-        for child in children:
-            child.join()
-        return float(total)
+        with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
+            file.write(jpeg)
+            file.flush()
+            command = [sys.executable, __file__, "--opencv", file.name, str(count)]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            children: list[Any] = [subprocess.Popen(command, **pipes) for _ in range(cores)]
+            for child in children:
+                child.stdout.readline()
+            for child in children:
+                child.stdin.write("go\n")
+                child.stdin.flush()
+            return sum(float(child.communicate()[0]) for child in children)
 
     ours, theirs = interleaved(ROUNDS, engine, loops)
     bench.close()
@@ -336,4 +339,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--ping-pong"]:
+        ping_pong(*map(int, sys.argv[2:]))
+    elif sys.argv[1:2] == ["--opencv"]:
+        opencv_loop(sys.argv[2], int(sys.argv[3]))
+    else:
+        main()

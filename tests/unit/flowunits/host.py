@@ -109,8 +109,8 @@ def opened(name: str, pool: Pool, **options: object) -> Iterator[Unit]:
         unit.close()
 
 
-def image_buffer(pixels: Any, pix_fmt: str | None = None, **meta: object) -> Buffer:
-    """A packed image with the image meta; a `meta` value of None takes the key away."""
+def image_buffer(pixels: Any, pix_fmt: str | None = "auto", **meta: object) -> Buffer:
+    """A packed image with the image meta; a value of None takes the key away, pix_fmt "auto" is gray or bgr."""
     pixels = np.ascontiguousarray(pixels)
     height, width = pixels.shape[:2]
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
@@ -123,7 +123,7 @@ def image_buffer(pixels: Any, pix_fmt: str | None = None, **meta: object) -> Buf
         "width_stride": width * channels * pixels.itemsize,
         "height_stride": height,
         "channel": channels,
-        "pix_fmt": pix_fmt if pix_fmt is not None else ("gray" if channels == 1 else "bgr"),
+        "pix_fmt": ("gray" if channels == 1 else "bgr") if pix_fmt == "auto" else pix_fmt,
         "layout": "hwc",
     }
     values |= meta
