@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMPS := build/stamps
 APT := python3-dev python3-venv gcc g++ make libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev \
        libturbojpeg0-dev graphviz clang-format curl
-C_FILES := $(shell find csrc flowunits modelbox/_core -name '*.c' -o -name '*.h' -o -name '*.cc' -o -name '*.hpp')
+C_FILES := $(shell find csrc flowunits benchmarks modelbox/_core -name '*.c' -o -name '*.h' -o -name '*.cc' -o -name '*.hpp')
 PIP := $(BIN)/pip --disable-pip-version-check -q
 
 .PHONY: help setup demo test lint format bench soak package clean units core c-test python-test

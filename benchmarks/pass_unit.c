@@ -10,8 +10,26 @@ static int32_t process(const mb_host *host, void *state, mb_call *call) {
 }
 
 static const mb_port in_port[] = {{"in", NULL, NULL}}, out_port[] = {{"out", NULL, NULL}};
-static const mb_unit unit = {sizeof(mb_unit), MB_UNIT_ELEMENTWISE, "pass", "cpu", "1.0.0", "hands on", "Generic",
-                             in_port,         1, out_port, 1,  NULL, 0, 32, 0, NULL, NULL, process, NULL, NULL};
+static const mb_unit unit = {sizeof(mb_unit),
+                             MB_UNIT_ELEMENTWISE,
+                             "pass",
+                             "cpu",
+                             "1.0.0",
+                             "hands on",
+                             "Generic",
+                             in_port,
+                             1,
+                             out_port,
+                             1,
+                             NULL,
+                             0,
+                             32,
+                             0,
+                             NULL,
+                             NULL,
+                             process,
+                             NULL,
+                             NULL};
 static const mb_unit *const units[] = {&unit};
 static const mb_plugin plugin = {sizeof(mb_plugin), MB_ABI_MAJOR, MB_ABI_MINOR, "pass", "1.0.0", units, 1};
 

@@ -76,12 +76,20 @@ def chain() -> list[Row]:
 
         ours, theirs = interleaved(ROUNDS, engine, loop)
         bench.close()
-    return [("8 native units, chunks of 32", f"{ours / 1e6:.2f} M/s", f"C loop {theirs / 1e6:.2f} M/s", f"{ours / theirs:.2f}", ">= 0.50")]
+    return [
+        (
+            "8 native units, chunks of 32",
+            f"{ours / 1e6:.2f} M/s",
+            f"C loop {theirs / 1e6:.2f} M/s",
+            f"{ours / theirs:.2f}",
+            ">= 0.50",
+        )
+    ]
 
 
 # ---- one array to Python and back ---------------------------------------------------------------------------
 
-UNIT = '''
+UNIT = """
 import _flowunit as modelbox
 import numpy as np
 
@@ -94,7 +102,7 @@ class AddOne(modelbox.FlowUnit):
             np.add(buffer.numpy(), 1, out=np.array(result[0], copy=False))
             out.push_back(result[0])
         return modelbox.Status.StatusCode.STATUS_SUCCESS
-'''
+"""
 TOML = """[base]
 name = "add_one"
 type = "python"
@@ -129,7 +137,8 @@ def round_trip() -> list[Row]:
             (Path(scratch) / "add_one.py").write_text(UNIT)
             (Path(scratch) / "add_one.toml").write_text(TOML)
             bench = Bench(
-                "s [flowunit=feeder]; u [flowunit=add_one]; t [flowunit=drain]; s:out -> u:in; u:out -> t:in", [Path(scratch)]
+                "s [flowunit=feeder]; u [flowunit=add_one]; t [flowunit=drain]; s:out -> u:in; u:out -> t:in",
+                [Path(scratch)],
             )
             array = np.zeros(size, np.uint8)
             fd = os.memfd_create("baseline")
@@ -173,13 +182,15 @@ def round_trip() -> list[Row]:
             child.wait()
             bench.close()
         name = f"{'1 MB' if size > 16 else '16 B'} to a Python unit and back, p50"
-        rows.append((name, f"{ours * 1e3:.3f} ms", f"shared memory {theirs * 1e3:.3f} ms", f"{ours / theirs:.2f}", goal))
+        rows.append(
+            (name, f"{ours * 1e3:.3f} ms", f"shared memory {theirs * 1e3:.3f} ms", f"{ours / theirs:.2f}", goal)
+        )
     return rows
 
 
 # ---- HTTP -------------------------------------------------------------------------------------------------------
 
-SERVER = '''
+SERVER = """
 import sys
 from aiohttp import web
 
@@ -195,7 +206,7 @@ if sys.argv[2] == "uvloop":
     import uvloop
     uvloop.install()
 web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=None, print=None)
-'''
+"""
 
 
 def free_port() -> int:
@@ -218,7 +229,10 @@ def wait_port(port: int) -> None:
 def wrk(port: int, connections: int) -> float:
     """Requests per second of `wrk` for two seconds; every answer must be good."""
     done = subprocess.run(
-        ["wrk", "-t1", f"-c{connections}", "-d2", f"http://127.0.0.1:{port}/hello"], check=True, capture_output=True, text=True
+        ["wrk", "-t1", f"-c{connections}", "-d2", f"http://127.0.0.1:{port}/hello"],
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout
     assert "Non-2xx" not in done, done
     return float(next(line for line in done.split("\n") if "Requests/sec" in line).split()[-1])
@@ -284,7 +298,9 @@ def pictures() -> list[Row]:
     import cv2
 
     photo = cv2.imread(str(next((TOP / ".venv").glob("lib/python3*/site-packages/skimage/data/astronaut.png"))))
-    jpeg = cv2.imencode(".jpg", cv2.resize(photo, (1280, 960), interpolation=cv2.INTER_CUBIC), [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+    jpeg = cv2.imencode(
+        ".jpg", cv2.resize(photo, (1280, 960), interpolation=cv2.INTER_CUBIC), [cv2.IMWRITE_JPEG_QUALITY, 90]
+    )[1].tobytes()
     mean, scale = ",".join(map(str, MEAN)), ",".join(map(str, SCALE))
     bench = Bench(
         f"""s [flowunit=feeder]; d [flowunit=image_decoder]; r [flowunit=resize, image_width=224, image_height=224]
@@ -296,6 +312,7 @@ def pictures() -> list[Row]:
     core = Buffer(None, np.frombuffer(jpeg, np.uint8)).to_core(bench.pool)
     lib.mb_buffer_seal(core)
     lib.mb_list_push(source, lib.mb_buffer_ref(core))
+
     def engine() -> float:
         session, ended = bench.session()
         start = time.perf_counter()

@@ -115,7 +115,9 @@ class Load:
     def abort(self, port: str, path: str, body: bytes | None) -> int:
         assert body is not None
         with socket.create_connection(("127.0.0.1", self.ports[port])) as sock:
-            sock.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(body)) + body)
+            sock.sendall(
+                b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(body)) + body
+            )
         return 0
 
 
@@ -175,7 +177,9 @@ def verdict(rows: list[tuple[float, float, int, int, int]], load: Load, died: in
     if died is not None or code != 0:
         problems.append(f"the daemon ended with {code}")
     fifth = max(1, len(rows) // 5)
-    for number, (name, limit) in enumerate((("RSS MB", GROWTH_MB), ("shared MB", GROWTH_MB), ("descriptors", 8), ("threads", 2), ("processes", 0))):
+    for number, (name, limit) in enumerate(
+        (("RSS MB", GROWTH_MB), ("shared MB", GROWTH_MB), ("descriptors", 8), ("threads", 2), ("processes", 0))
+    ):
         early = statistics.median(row[number] for row in rows[fifth : 2 * fifth] or rows)
         late = statistics.median(row[number] for row in rows[-fifth:])
         print(f"{name}: {early:.1f} -> {late:.1f}")

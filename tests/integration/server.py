@@ -89,7 +89,9 @@ def write_graph(folder: Path, dot: str, name: str = "graph.toml") -> Path:
     return path
 
 
-def http_graph(folder: Path, unit: str, *, receive: str = "", reply: str = "", attrs: str = "", name: str = "graph.toml") -> Path:
+def http_graph(
+    folder: Path, unit: str, *, receive: str = "", reply: str = "", attrs: str = "", name: str = "graph.toml"
+) -> Path:
     """receive -> unit (ports in, out) -> reply."""
     return write_graph(
         folder,

@@ -102,7 +102,7 @@ def test_toml_syntax(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "replacement", "text"),
     [
-        ('entry = "unit@Unit"', "", "unit.toml: base.entry is missing (add entry = \"module@Class\" to [base])"),
+        ('entry = "unit@Unit"', "", 'unit.toml: base.entry is missing (add entry = "module@Class" to [base])'),
         ('entry = "unit@Unit"', 'entry = "unit"', "unit.toml:7: base.entry = 'unit' is not of the form module@Class"),
         ('entry = "unit@Unit"', 'entry = "unit@Other"', "has no class 'Other' (flow units in it: Unit)"),
         ('entry = "unit@Unit"', 'entry = "gone@Unit"', "there is no gone.py in"),
@@ -155,7 +155,9 @@ def test_model_errors(tmp_path: Path, virtual: str, model: bytes | None, text: s
         (tmp_path / "model.onnx").write_bytes(model)
     graph = http_graph(tmp_path, "unit")
     # An HTTP body is no tensor; the type check would complain first.
-    graph.write_text(graph.read_text().replace("u:in;", "d:in_encoded_image; d [flowunit=image_decoder]; d:out_image -> u:in;"))
+    graph.write_text(
+        graph.read_text().replace("u:in;", "d:in_encoded_image; d [flowunit=image_decoder]; d:out_image -> u:in;")
+    )
     assert text in fails(graph)
 
 
@@ -183,8 +185,8 @@ def test_unwritable_log(tmp_path: Path) -> None:
         ("[engine]\nthreds = 2\n", "modelbox.conf:2: engine.threds is not known (did you mean 'threads'?)"),
         ("[engin]\n", "modelbox.conf:1: section [engin] is not known (did you mean 'engine'?)"),
         ("[engine]\nthreads = -1\n", "modelbox.conf:2: engine.threads = -1 is too small (at least 0)"),
-        ("[log]\nlevel = \"LOUD\"\n", "modelbox.conf:2: log.level = 'LOUD' is not allowed (one of DEBUG"),
-        ("[server]\nip = \"${NOWHERE_SET}\"\n", "modelbox.conf:2: environment variable NOWHERE_SET is not set"),
+        ('[log]\nlevel = "LOUD"\n', "modelbox.conf:2: log.level = 'LOUD' is not allowed (one of DEBUG"),
+        ('[server]\nip = "${NOWHERE_SET}"\n', "modelbox.conf:2: environment variable NOWHERE_SET is not set"),
         ("[server\n", "modelbox.conf:1:8:"),
     ],
 )

@@ -20,13 +20,18 @@ from tests.integration.server import LIMIT_S, Server, http_graph
 from tests.integration.workers import write_unit
 
 HEAD = "import _flowunit as modelbox\nclass Unit(modelbox.FlowUnit):\n    def process(self, ctx):\n"
-ECHO = HEAD + """
+ECHO = (
+    HEAD
+    + """
         for b in ctx.input("in"):
             ctx.output("out").push_back(modelbox.Buffer(self.get_bind_device(), b.as_bytes()))
         return modelbox.Status()
 """
+)
 # Waits until the file that the request names exists.
-WAIT = HEAD + """
+WAIT = (
+    HEAD
+    + """
         import os, select
         for b in ctx.input("in"):
             while not os.path.exists(str(b)):
@@ -34,6 +39,10 @@ WAIT = HEAD + """
             ctx.output("out").push_back("done")
         return modelbox.Status()
 """
+)
+REFUSE = """b = modelbox.Buffer(self.get_bind_device(), "x"); b.set_error("Unit.Bad", "worse")
+        ctx.output("out").push_back(b)
+        return modelbox.Status()"""
 Start = Callable[..., Server]
 
 
@@ -169,8 +178,7 @@ def test_client_gone_cancels(start: Start, tmp_path: Path) -> None:
         ("raise ValueError('no luck')", "ValueError: no luck"),
         ("return None", "returned NoneType"),
         ("return modelbox.Status(modelbox.Status.StatusCode.STATUS_FAULT, 'refused')", "refused"),
-        ("b = modelbox.Buffer(self.get_bind_device(), 'x'); b.set_error('Unit.Bad', 'worse'); "
-         "ctx.output('out').push_back(b); return modelbox.Status()", "worse"),
+        (REFUSE, "worse"),
     ],
 )  # fmt: skip
 def test_errors_are_answered_at_once(start: Start, code: str, text: str) -> None:
@@ -186,6 +194,7 @@ def test_no_reply_is_told(start: Start) -> None:
     server = start(HEAD + "        return modelbox.Status()\n")
     status, body, _ = server.request("/v1", b"x")
     assert status == 500
+    assert json.loads(body)["error_msg"] == "the graph ended without a reply"
 
 
 def test_killed_worker_costs_its_request_only(start: Start) -> None:

@@ -17,7 +17,9 @@ from modelboxd.graph.show import plan_dot, plan_table
 from modelboxd.graph.types import TYPES, TypeTree
 
 
-def unit(name: str, inputs: str = "in", outputs: str = "out", kind: UnitKind = UnitKind.NATIVE, **more: object) -> UnitSpec:
+def unit(
+    name: str, inputs: str = "in", outputs: str = "out", kind: UnitKind = UnitKind.NATIVE, **more: object
+) -> UnitSpec:
     made = UnitSpec(
         name, "cpu", "1.0.0", name, kind, f"{name}.so",
         tuple(PortSpec(port) for port in inputs.split()), tuple(PortSpec(port) for port in outputs.split()),
@@ -121,7 +123,8 @@ def test_unknown_option_is_a_warning() -> None:
 
 def test_options_batch_and_queue() -> None:
     graph = build(
-        "queue_size=7; batch_size=3; " + CHAIN.replace("flowunit=work", "flowunit=py, x=1, queue_size_in=9, priority=1"),
+        "queue_size=7; batch_size=3; "
+        + CHAIN.replace("flowunit=work", "flowunit=py, x=1, queue_size_in=9, priority=1"),
     )
     node = graph.nodes["w"]
     assert node.options == {"x": "1"}
@@ -176,8 +179,8 @@ def test_types() -> None:
         ('[graph]\nformat = "graphviz"\ngraphconf = "digraph {}"\n', "g.toml:3:14: graph is empty, no node."),
         ('[graph]\nformat = "graphviz"\ngraphconf = ["digraph {", "a ->", "}"]\n', "g.toml:3:36: unexpected '}'"),
         ('[graph]\nformat = "graphviz"\ngraphconf = 5\n', "graph.graphconf must be a text or a list of texts"),
-        ('[flow]\nenable = false\n', "flow is disabled"),
-        ('[graph\n', "g.toml:1:7:"),
+        ("[flow]\nenable = false\n", "flow is disabled"),
+        ("[graph\n", "g.toml:1:7:"),
         ('{"graph": }', "g.toml:1:11: Expecting value"),
         ('[graph]\nformat = "graphviz"\ngraphconf = "digraph { a [x=\\"${UNSET_9}\\"] }"\n', "UNSET_9 is not set"),
     ],
@@ -197,8 +200,10 @@ def test_unknown_keys_are_warnings() -> None:
 
 
 def test_json_and_separate_dot_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "g.dot").write_text("digraph d {\n a [x=\"${WORD}\"] }")
-    (tmp_path / "g.json").write_text('{"graph": {"format": "graphviz", "graphconffilepath": "g.dot"}, "driver": {"dir": "units"}}')
+    (tmp_path / "g.dot").write_text('digraph d {\n a [x="${WORD}"] }')
+    (tmp_path / "g.json").write_text(
+        '{"graph": {"format": "graphviz", "graphconffilepath": "g.dot"}, "driver": {"dir": "units"}}'
+    )
     (tmp_path / "units").mkdir()
     monkeypatch.setenv("WORD", "set")
     spec = load_graph(tmp_path / "g.json")

@@ -34,7 +34,8 @@ def graphviz(text: str) -> tuple[dict[str, dict[str, str]], list[tuple[str, str,
 
 def ours(graph: DotGraph) -> tuple[dict[str, dict[str, str]], list[tuple[str, str, str, str]]]:
     nodes = {
-        node.name: {key: attr.text for key, attr in node.attrs.items() if key != "label"} for node in graph.nodes.values()
+        node.name: {key: attr.text for key, attr in node.attrs.items() if key != "label"}
+        for node in graph.nodes.values()
     }
     return nodes, [(e.src, e.src_port or "", e.dst, e.dst_port or "") for e in graph.edges]
 
@@ -47,8 +48,7 @@ def agree(text: str) -> None:
     their_edges = [(a, b.removesuffix(":ne"), c, d.removesuffix(":ne")) for a, b, c, d in their_edges]
     keys = {key for attrs in our_nodes.values() for key in attrs}
     assert our_nodes == {
-        name: {key: attrs[key] for key in keys if attrs.get(key)}
-        for name, attrs in their_nodes.items()
+        name: {key: attrs[key] for key in keys if attrs.get(key)} for name, attrs in their_nodes.items()
     }
     assert sorted(our_edges) == sorted(their_edges)
 
