@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
 import logging.handlers
 import os
+import re
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from modelbox._core import lib
-from modelbox._core.memory import set_log_sink
 from modelbox.errors import ConfigError
 from modelboxd.settings import LogSettings
 
 NOTICE = 25
 JOURNAL = "/run/systemd/journal/socket"
+F_ADD_SEALS, ALL_SEALS = 1033, 0xF  # linux/fcntl.h; the fcntl module lacks them in some builds
 _NAMES = {"WARNING": "WARN", "CRITICAL": "FATAL", "Level 25": "NOTICE"}
 _LEVELS = {
     "DEBUG": logging.DEBUG,
@@ -30,6 +33,17 @@ _LEVELS = {
 _FROM_CORE = (logging.DEBUG, logging.INFO, NOTICE, logging.WARNING, logging.ERROR)
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")  # all but the tab
+_ESCAPES = {"\n": "\\n", "\r": "\\r"}
+# What a caller may add with `extra=`, as fields of the journal.
+EXTRA_FIELDS = ("job", "node", "unit", "session", "task")
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and control characters, which could fake lines or drive a terminal."""
+    return _CONTROL.sub(lambda found: _ESCAPES.get(found[0]) or f"\\x{ord(found[0]):02x}", text)
+
+
 class LineFormatter(logging.Formatter):
     """`[2026-01-31 12:00:00,123][INFO ][file.py:12] message`, always one line."""
 
@@ -37,7 +51,7 @@ class LineFormatter(logging.Formatter):
         text = record.getMessage()
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
-        text = text.rstrip().replace("\r", "\\r").replace("\n", "\\n")
+        text = one_line(text.rstrip())
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         name = _NAMES.get(record.levelname, record.levelname)
         return f"[{stamp},{int(record.msecs):03d}][{name:<5}][{record.filename[-17:]}:{record.lineno}] {text}"
@@ -47,23 +61,56 @@ class FileHandler(logging.handlers.RotatingFileHandler):
     """A rotated file that never takes the server down: lines that cannot be written are counted and told later."""
 
     lost = 0
+    _rotate_above = 0  # after a rotation that failed: the size from which it is tried again
 
     def emit(self, record: logging.LogRecord) -> None:
-        lost = self.lost
-        super().emit(record)
-        if lost and lost == self.lost:
-            self.lost = 0
-            text = f"{lost} log lines before this one could not be written"
-            super().emit(logging.LogRecord("modelboxd.logs", logging.WARNING, __file__, 0, text, (), None))
+        _emit_and_tell(self, super().emit, record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         self.lost += 1
 
+    def shouldRollover(self, record: logging.LogRecord) -> bool:
+        if self.stream is not None and self._rotate_above and self.stream.tell() < self._rotate_above:
+            return False
+        return bool(super().shouldRollover(record))
+
+    def doRollover(self) -> None:
+        """Rotates; with num = 0 starts over. Where that is not allowed, the file just grows on."""
+        try:
+            if self.backupCount == 0 and self.stream is not None:
+                self.stream.truncate(0)
+            else:
+                super().doRollover()
+            self._rotate_above = 0
+        except OSError:
+            if self.stream is None:
+                self.stream = self._open()
+            self._rotate_above = self.stream.seek(0, os.SEEK_END) + self.maxBytes
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError:  # what a full disk did not take
+            self.lost += 1
+
+
+def _emit_and_tell(
+    handler: FileHandler | JournalHandler, emit: Callable[[logging.LogRecord], None], record: logging.LogRecord
+) -> None:
+    """Emits; when that works again after losses, says how many lines were lost."""
+    lost = handler.lost
+    emit(record)
+    if lost and lost == handler.lost:
+        handler.lost = 0
+        text = f"{lost} log lines before this one could not be written"
+        emit(logging.LogRecord("modelboxd.logs", logging.WARNING, __file__, 0, text, (), None))
+
 
 class JournalHandler(logging.Handler):
-    """The journal's native protocol: one datagram of fields.
+    """The journal's native protocol: one datagram of fields, or a sealed memfd where that is too large.
 
     Source: systemd, "Native Journal Protocol". A field with line breaks has its size before the value.
+    Never blocks: what a journal that is stuck does not take is counted and told later.
     """
 
     _PRIORITY = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (NOTICE, 5), (logging.INFO, 6))
@@ -72,23 +119,56 @@ class JournalHandler(logging.Handler):
         super().__init__()
         self._address = address
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._sock.setblocking(False)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 << 20)
         self.lost = 0
 
     def emit(self, record: logging.LogRecord) -> None:
+        _emit_and_tell(self, self._send, record)
+
+    def close(self) -> None:
+        self._sock.close()
+        super().close()
+
+    def _send(self, record: logging.LogRecord) -> None:
+        try:
+            data = self._fields(record)
+            try:
+                self._sock.sendto(data, self._address)
+            except OSError as error:
+                if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
+                    raise
+                self._send_file(data)
+        except Exception:  # nothing that is logged may take the server down
+            self.lost += 1
+
+    def _send_file(self, data: bytes) -> None:
+        fd = os.memfd_create("journal-message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            with open(fd, "wb", closefd=False) as file:
+                file.write(data)
+            fcntl.fcntl(fd, F_ADD_SEALS, ALL_SEALS)
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
+            self._sock.sendmsg([b""], ancillary, 0, self._address)
+        finally:
+            os.close(fd)
+
+    def _fields(self, record: logging.LogRecord) -> bytes:
         text = record.getMessage()
         if record.exc_info:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
         fields = {
-            "MESSAGE": text[:48000],
+            "MESSAGE": text,
             "PRIORITY": str(next((level for least, level in self._PRIORITY if record.levelno >= least), 7)),
             "SYSLOG_IDENTIFIER": "modelbox",
             "CODE_FILE": record.pathname,
             "CODE_LINE": str(record.lineno),
+            "CODE_FUNC": record.funcName or "",
         }
-        try:
-            self._sock.sendto(b"".join(_field(key, value) for key, value in fields.items()), self._address)
-        except OSError:
-            self.lost += 1
+        for key in EXTRA_FIELDS:
+            if hasattr(record, key):
+                fields[f"MODELBOX_{key.upper()}"] = str(getattr(record, key))
+        return b"".join(_field(key, value) for key, value in fields.items())
 
 
 def _field(key: str, value: str) -> bytes:
@@ -100,6 +180,9 @@ def _field(key: str, value: str) -> bytes:
 
 def set_up(settings: LogSettings, *, verbose: bool = False) -> None:
     """Installs the handlers; `verbose` logs to the screen whatever the settings say. Raises ConfigError."""
+    from modelbox._core import lib
+    from modelbox._core.memory import set_log_sink
+
     logging.addLevelName(NOTICE, "NOTICE")
     handlers: list[logging.Handler] = []
     if settings.target == "file" and not verbose:
@@ -131,7 +214,9 @@ def _file_handler(settings: LogSettings) -> FileHandler:
     path = Path(settings.path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return FileHandler(path, maxBytes=settings.size, backupCount=settings.num, encoding="utf-8")
+        return FileHandler(
+            path, maxBytes=settings.size, backupCount=settings.num, encoding="utf-8", errors="backslashreplace"
+        )
     except OSError as error:
         raise ConfigError(
             f"log.path: {path} cannot be written: {error.strerror}",

@@ -14,6 +14,11 @@ def root() -> Path:
     return Path(os.environ.get("MODELBOX_ROOT") or "/")
 
 
+def standard(name: str) -> str:
+    """A standard path such as "var/log/modelbox" below the prefix."""
+    return str(root() / name)
+
+
 def checkout() -> Path | None:
     """The source tree when modelbox runs from one."""
     top = PACKAGE.parent
@@ -41,5 +46,12 @@ def cache_dir() -> Path:
     if os.geteuid() == 0 and (root() / "var/cache/modelbox").is_dir():
         return root() / "var/cache/modelbox"
     base = os.environ.get("XDG_CACHE_HOME")
-    home = os.environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir
-    return Path(base) / "modelbox" if base else Path(home) / ".cache/modelbox"
+    if base:
+        return Path(base) / "modelbox"
+    home = os.environ.get("HOME")
+    if not home:
+        try:
+            home = pwd.getpwuid(os.geteuid()).pw_dir
+        except KeyError:  # a container's user without an entry
+            return root() / "var/cache/modelbox"
+    return Path(home) / ".cache/modelbox"

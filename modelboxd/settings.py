@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import glob
+import json
 import os
 import re
 import tomllib
@@ -18,14 +19,33 @@ from modelboxd.graph.loader import find_line, toml_error
 
 LEVELS = ("DEBUG", "INFO", "NOTICE", "WARN", "ERROR", "FATAL", "OFF")
 _VARIABLE = re.compile(r"(\\?)\$\{(\w+)\}")
-_UNITS = {"": 1, "B": 1, "K": 1 << 10, "KB": 1 << 10, "M": 1 << 20, "MB": 1 << 20, "G": 1 << 30, "GB": 1 << 30}
+_BYTES = {"B": 1, "K": 1 << 10, "KB": 1 << 10, "M": 1 << 20, "MB": 1 << 20, "G": 1 << 30, "GB": 1 << 30}
+_SECONDS = {"S": 1, "M": 60, "MIN": 60, "H": 3600}
+# The words that may follow a number, by the unit of the field.
+_UNITS: dict[str, dict[str, int]] = {
+    "": {},
+    "bytes": _BYTES,
+    "s": _SECONDS,
+    "ms": {"MS": 1, **{word: 1000 * seconds for word, seconds in _SECONDS.items()}},
+}
+_EXAMPLES = {"": "5", "bytes": '67108864 or "64MB"', "s": '30 or "5min"', "ms": '500 or "2s"'}
+_MOST = (1 << 62) - 1  # fits every integer of the core
 
 
 def option(
-    default: Any, help_text: str, *, key: str = "", least: int | None = None, words: tuple[str, ...] = ()
+    default: Any,
+    help_text: str,
+    *,
+    key: str = "",
+    least: int | None = None,
+    most: int = _MOST,
+    unit: str = "",
+    words: tuple[str, ...] = (),
 ) -> Any:
-    """A field with its help; `key` where the name in the file has a dash."""
-    meta = {"help": help_text, "key": key, "least": least, "words": words}
+    """A field with its help; `key` where the name in the file has a dash; a function makes a default at load time."""
+    meta = {"help": help_text, "key": key, "least": least, "most": most, "unit": unit, "words": words}
+    if callable(default):
+        return field(default_factory=default, metadata=meta)
     if isinstance(default, tuple):
         return field(default_factory=lambda: default, metadata=meta)
     return field(default=default, metadata=meta)
@@ -36,12 +56,12 @@ class ServerSettings:
     """The daemon itself."""
 
     ip: str = option("127.0.0.1", "address of the REST listener")
-    port: int = option(1104, "port of the REST listener", least=0)
-    flow_path: str = option("", "directory of graphs that start with the service")
+    port: int = option(1104, "port of the REST listener", least=0, most=65535)
+    flow_path: str = option("", "directory of graphs that start with the service; empty = graph/ beside this file")
     application_root: str = option("", "applications: <root>/*/graph/*.toml start with the service")
     user: str = option("", "user to become after start")
-    init_timeout: int = option(720, "seconds that plugins may take to start", least=1)
-    drain_timeout: int = option(30, "seconds that work under way may take when the service stops", least=0)
+    init_timeout: int = option(720, "seconds that plugins may take to start", least=1, unit="s")
+    drain_timeout: int = option(30, "seconds that work under way may take when the service stops", least=0, unit="s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +70,7 @@ class DriverSettings:
 
     dir: tuple[str, ...] = option((), "directories (or single files) with flow units")
     skip_default: bool = option(False, "leave the default directory out", key="skip-default")
-    probe_timeout: int = option(10, "seconds that a library may take to describe itself", least=1)
+    probe_timeout: int = option(10, "seconds that a library may take to describe itself", least=1, unit="s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +87,10 @@ class EngineSettings:
 class MemorySettings:
     """Memory of buffers."""
 
-    arena: int = option(64 << 20, "bytes of one shared-memory arena (a multiple of 1MB)", least=1 << 20)
-    max: int = option(0, "bytes of all arenas together; 0 = no limit", least=0)
-    max_buffer: int = option(0, "bytes of one buffer; 0 = no limit", least=0)
-    keep: int = option(128 << 20, "bytes of empty arenas kept for reuse", least=0)
+    arena: int = option(64 << 20, "bytes of one shared-memory arena (a multiple of 1MB)", least=1 << 20, unit="bytes")
+    max: int = option(0, "bytes of all arenas together; 0 = no limit", least=0, unit="bytes")
+    max_buffer: int = option(0, "bytes of one buffer; 0 = no limit", least=0, unit="bytes")
+    keep: int = option(128 << 20, "bytes of empty arenas kept for reuse", least=0, unit="bytes")
     guard: bool = option(False, "check the guards of every buffer, not of one in 64")
 
 
@@ -79,8 +99,8 @@ class PythonSettings:
     """Worker processes of Python units."""
 
     workers: int = option(1, "processes per Python node, where the node does not say", least=1)
-    open_timeout: int = option(60, "seconds that a unit may take to open", least=1)
-    process_timeout_ms: int = option(0, "milliseconds that one process() may take; 0 = no limit", least=0)
+    open_timeout: int = option(60, "seconds that a unit may take to open", least=1, unit="s")
+    process_timeout_ms: int = option(0, "milliseconds that one process() may take; 0 = no limit", least=0, unit="ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +109,9 @@ class LogSettings:
 
     level: str = option("INFO", "least level that is logged", words=LEVELS)
     target: str = option("file", "file, journal or screen", words=("file", "journal", "screen"))
-    path: str = option("/var/log/modelbox/modelbox.log", "the log file")
-    size: int = option(64 << 20, "bytes after which the file is rotated", least=4096)
-    num: int = option(32, "rotated files that are kept", least=0)
+    path: str = option(lambda: paths.standard("var/log/modelbox/modelbox.log"), "the log file")
+    size: int = option(64 << 20, "bytes after which the file is rotated", least=4096, unit="bytes")
+    num: int = option(32, "rotated files that are kept", least=0, most=10000)
     screen: bool = option(False, "log to the screen as well")
 
 
@@ -107,7 +127,7 @@ class ControlSettings:
     """The control socket of modelbox-tool."""
 
     enable: bool = option(False, "switch")
-    listen: str = option("/run/modelbox/modelbox.sock", "its path")
+    listen: str = option(lambda: paths.standard("run/modelbox/modelbox.sock"), "its path")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +143,7 @@ class EditorSettings:
 
     enable: bool = option(False, "switch")
     ip: str = option("", "address")
-    port: int = option(0, "port", least=0)
+    port: int = option(0, "port", least=0, most=65535)
     root: str = option("", "files of the user interface")
     demo_root: str = option("", "demo projects")
     template_dir: str = option("", "project templates")
@@ -188,9 +208,9 @@ class _Loader:
 
     def read(self, path: Path, depth: int = 0) -> None:
         if depth > 8:
-            raise ConfigError(f"{path}: includes itself")
+            raise ConfigError(f"{path}: includes itself", hint="include.files go more than 8 files deep")
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
         except UnicodeDecodeError as error:
@@ -202,14 +222,24 @@ class _Loader:
             raise ConfigError(message, where=where) from None
         for name, values in data.items():
             self._section(name, values, text, path)
-        for pattern in self._as_tuple(data.get("include", {}).get("files", ())):
-            for included in sorted(glob.glob(str(path.parent / expand(pattern, Where(str(path)))))):
-                self.read(Path(included), depth + 1)
+        if "files" in data.get("include", {}):
+            where = self.origins["include.files"]
+            for pattern in self.values["include"]["files"]:
+                for included in self._matches(path, pattern, where):
+                    self.read(included, depth + 1)
+
+    @staticmethod
+    def _matches(path: Path, pattern: str, where: Where) -> list[Path]:
+        """The files of an include pattern. A pattern may match nothing; a plain name must exist."""
+        found = sorted(glob.glob(pattern, root_dir=path.parent))
+        if not found and not glob.has_magic(pattern):
+            raise ConfigError(f"include.files: {path.parent / pattern} does not exist", where=where)
+        return [path.parent / name for name in found]
 
     def _section(self, name: str, values: Any, text: str, path: Path) -> None:
         kind = SECTIONS.get(name)
         if kind is None:
-            line = next((n for n, row in enumerate(text.split("\n"), 1) if row.strip().startswith(f"[{name}")), 0)
+            line = _section_line(text, name)
             if not isinstance(values, dict):
                 raise ConfigError(f"'{name}' stands outside any section", where=Where(str(path), find_line(text, name)))
             raise ConfigError(
@@ -232,17 +262,13 @@ class _Loader:
             section[item.name] = made
             self.origins[f"{name}.{key}"] = where
 
-    @staticmethod
-    def _as_tuple(value: Any) -> tuple[Any, ...]:
-        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
-
 
 def convert(item: dataclasses.Field[Any], value: Any, name: str, where: Where) -> Any:
     """The value of a key in the type of its field. Raises ConfigError."""
     default = default_of(item)
     if isinstance(default, tuple):
         items = value if isinstance(value, list) else [value]
-        if not all(isinstance(part, (str, int)) for part in items):
+        if not all(isinstance(part, (str, int)) and not isinstance(part, bool) for part in items):
             raise ConfigError(f"{name} must be a text or a list of texts", where=where)
         return tuple(text for text in (expand(str(part), where) for part in items) if text)
     if isinstance(default, bool):
@@ -265,15 +291,27 @@ def convert(item: dataclasses.Field[Any], value: Any, name: str, where: Where) -
 
 
 def _number(item: dataclasses.Field[Any], value: Any, name: str, where: Where) -> int:
-    match = re.fullmatch(r"\s*(-?\d+)\s*([A-Za-z]*)\s*", expand(str(value), where))
-    factor = _UNITS.get(match[2].upper()) if match else None
-    if isinstance(value, bool) or match is None or factor is None:
-        raise ConfigError(f"{name} = {value!r} is no whole number", where=where)
+    unit = item.metadata["unit"]
+    text = expand(str(value), where) if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
+    match = re.fullmatch(r"\s*(-?[0-9]{1,30})\s*([A-Za-z]*)\s*", text)
+    factor = {"": 1, **_UNITS[unit]}.get(match[2].upper()) if match else None
+    if match is None or factor is None:
+        raise ConfigError(f"{name} = {value!r} is no whole number", where=where, hint=f"such as {_EXAMPLES[unit]}")
     number = int(match[1]) * factor
-    least = item.metadata.get("least")
+    least, most = item.metadata["least"], item.metadata["most"]
     if least is not None and number < least:
-        raise ConfigError(f"{name} = {value!r} is too small", where=where, hint=f"at least {least}")
+        raise ConfigError(f"{name} = {value!r} is too small", where=where, hint=f"at least {_in_unit(least, unit)}")
+    if number > most:
+        raise ConfigError(f"{name} = {value!r} is too large", where=where, hint=f"at most {_in_unit(most, unit)}")
     return number
+
+
+def _in_unit(number: int, unit: str) -> str:
+    """A number as people write it: 64MB, not 67108864."""
+    for word in ("GB", "MB", "KB") if unit == "bytes" else ():
+        if number and number % _BYTES[word] == 0:
+            return f"{number // _BYTES[word]}{word}"
+    return str(number)
 
 
 def expand(text: str, where: Where) -> str:
@@ -306,7 +344,13 @@ def _line_in_section(text: str, section: str, key: str) -> int:
             inside = stripped.strip("[] ").split("]")[0].strip() == section
         elif inside and re.match(rf'"?{re.escape(key)}"?\s*=', stripped):
             return number
-    return find_line(text, f"{section}.{key}")
+    return find_line(text, f"{section}.{key}") or _section_line(text, section)
+
+
+def _section_line(text: str, section: str) -> int:
+    """The line of `[section]`, or of an inline table `section = {...}`; 0 when there is none."""
+    match = re.search(rf"^[ \t]*\[\s*\"?{re.escape(section)}\"?\s*[].]", text, re.MULTILINE)
+    return text.count("\n", 0, match.start()) + 1 if match else find_line(text, section)
 
 
 def effective(settings: Settings) -> str:
@@ -317,17 +361,22 @@ def effective(settings: Settings) -> str:
         for item in dataclasses.fields(kind):
             where = settings.origins.get(f"{name}.{file_key(item)}")
             origin = f"  # {where}" if where else ""
-            lines.append(f"{file_key(item)} = {_toml(getattr(getattr(settings, name), item.name))}{origin}")
+            value = getattr(getattr(settings, name), item.name)
+            lines.append(f"{file_key(item)} = {_toml(value, item.metadata['unit'])}{origin}")
         lines.append("")
     return "\n".join(lines)
 
 
-def _toml(value: Any) -> str:
+def _toml(value: Any, unit: str = "") -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return str(value) if isinstance(value, int) else '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, int):
+        text = _in_unit(value, unit)
+        return text if text.isdigit() else f'"{text}"'
+    # A JSON string is a TOML string but for DEL; ${VAR} must not be expanded when the text is read again.
+    return json.dumps(_VARIABLE.sub(r"\\\g<0>", str(value)), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def template() -> str:
@@ -342,5 +391,5 @@ def template() -> str:
             if (name, item.name) == ("include", "files"):
                 lines.append('files = ["conf.d/*.conf"]')
             else:
-                lines.append(f"# {file_key(item)} = {_toml(default)}")
+                lines.append(f"# {file_key(item)} = {_toml(default, item.metadata['unit'])}")
     return "\n".join(lines) + "\n"

@@ -1,6 +1,7 @@
 /* The host table that plugins call, and one node's options while it is opened. */
 #include <errno.h>
 #include <stdio.h>
+#include <strings.h>
 
 #include "internal.h"
 #include "node.h"
@@ -240,9 +241,9 @@ static int32_t config_bool(const mb_config *config, const char *key, int32_t fal
   const char *text = find_option(config, key);
   *value = fallback;
   if (text == NULL) return 0;
-  if (strcmp(text, "true") == 0 || strcmp(text, "1") == 0) {
+  if (strcasecmp(text, "true") == 0 || strcmp(text, "1") == 0) {
     *value = 1;
-  } else if (strcmp(text, "false") == 0 || strcmp(text, "0") == 0) {
+  } else if (strcasecmp(text, "false") == 0 || strcmp(text, "0") == 0) {
     *value = 0;
   } else {
     return bad_option(key, text, "true or false");

@@ -134,6 +134,10 @@ class Feed:
             count -= head.count
         return concat(taken) if taken else new_list(0)
 
+    def waiting_bytes(self) -> int:
+        """Data of the buffers that wait."""
+        return sum(items.bytes for queue in self.queues for items in queue)
+
     def drop(self) -> list[int]:
         """Throws away what waits; returns how many buffers per port."""
         dropped = self.avail

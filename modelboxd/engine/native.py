@@ -87,19 +87,10 @@ class SegmentStep(Step):
         """The C side cuts a run into batches itself, so a run may be long; it is cut only so that every
         thread gets its share of heavy work."""
         waiting = min(self.counts)
-        if self.concurrency > 1 and self._waiting_bytes() > SMALL:
+        if self.concurrency > 1 and self.bytes > SMALL:
             share = -(-waiting // self.concurrency)
             return max(1 if self._elementwise else self.batch_size, min(share, LONG_RUN))
         return max(self.batch_size, LONG_RUN)
-
-    def _waiting_bytes(self) -> int:
-        total: int = 0
-        for feed in self.ready:
-            for items in feed.queues[0]:
-                total += items.bytes
-                if total > SMALL:
-                    return total
-        return total
 
     def execute(self, work: Work) -> None:
         outputs = [new_list(work.count) for _ in self.output_ports]

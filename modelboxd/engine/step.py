@@ -79,6 +79,7 @@ class Step:
         self.capacity = [first.queue_sizes[port] for port in self.input_ports]
         self.batch_size = max(node.batch_size for node in nodes)
         self.counts = [0] * len(self.input_ports)  # buffers waiting, per port, all streams
+        self.bytes = 0  # their data
         self.targets: list[list[tuple[Step, int]]] = [[] for _ in self.output_ports]
         self.upstream: list[Step] = []
         self.feeds: dict[Stream, Feed] = {}
@@ -116,6 +117,7 @@ class Step:
             feed.queues[port].append(items)
             feed.avail[port] += count
             self.counts[port] += count
+            self.bytes += items.bytes
         if meta:
             feed.metas[port] = meta
         if end:
@@ -169,12 +171,11 @@ class Step:
 
     def schedule(self) -> None:
         """Asks for as many turns as there is work and room for (lock held)."""
-        if not self.ready or self.is_blocked():
+        if not self.ready or self.asked or self.turns >= self.concurrency or self.is_blocked():
             return
         if self.inline:
-            if not self.asked:
-                self.asked = True
-                self.job.inline.append(self)
+            self.asked = True
+            self.job.inline.append(self)
             return
         wanted = min(self.concurrency, self._wanted())
         while self.turns < wanted:
@@ -277,8 +278,9 @@ class Step:
         if not count and not feed.at_end():
             return None
         part = feed.take(count)
-        for port in range(len(self.counts)):
+        for port, items in enumerate(part.inputs):
             self.counts[port] -= count
+            self.bytes -= items.bytes
         if count or (self.stream_order and not part.begin):
             feed.busy += 1
             return part
@@ -339,6 +341,7 @@ class Step:
 
     def drop(self, feed: Feed) -> None:
         """The feed's session failed: throws away what waits, lets what runs finish unseen."""
+        self.bytes -= feed.waiting_bytes()
         for port, count in enumerate(feed.drop()):
             self.counts[port] -= count
             self.stats.dropped += count

@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from modelbox.flowunit import FlowUnit
 from modelbox.status import Status, StatusCode
 from modelboxd.workers import protocol
 from modelboxd.workers.protocol import HEADER, Arenas, Reader, Writer, header_only
+
+SPIN_S = 250e-6  # a gap between messages below which looking beats sleeping
 
 CONTINUE = StatusCode.STATUS_CONTINUE
 SUCCESS = StatusCode.STATUS_SUCCESS
@@ -72,6 +75,8 @@ class Worker:
         self.arenas = Arenas(self.peer)
         self.ids = ffi.new("uint64_t[1024]")
         self.incoming = bytearray(protocol.MESSAGE_LIMIT + HEADER.size)
+        self.places = [self.incoming]
+        self.gap_s = 1.0  # how long the next message has taken to come lately
         self.unit: FlowUnit | None = None
         self.inputs: list[str] = []
         self.outputs: list[str] = []
@@ -82,9 +87,27 @@ class Worker:
 
     # ---- socket ----------------------------------------------------------------------------------------
 
+    def _wait(self) -> tuple[int, list[tuple[int, int, bytes]]]:
+        """Receives one message. While messages follow each other quickly it looks for the next one for a moment
+        before it sleeps: waking up takes longer than such a gap. An idle worker does not spin."""
+        start = time.perf_counter()
+        if self.gap_s < SPIN_S:
+            end = start + 2 * SPIN_S
+            while time.perf_counter() < end:
+                try:
+                    size, ancillary, _, _ = self.sock.recvmsg_into(self.places, protocol.ANCILLARY, socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    os.sched_yield()
+                    continue
+                self.gap_s += (time.perf_counter() - start - self.gap_s) / 8
+                return size, ancillary
+        size, ancillary, _, _ = self.sock.recvmsg_into(self.places, protocol.ANCILLARY)
+        self.gap_s += (min(time.perf_counter() - start, 1.0) - self.gap_s) / 8
+        return size, ancillary
+
     def receive(self) -> Reader | None:
         """The next message; None when the daemon is gone."""
-        size, ancillary, _, _ = self.sock.recvmsg_into([self.incoming], protocol.ANCILLARY)
+        size, ancillary = self._wait()
         if not size:
             return None
         reader = Reader(self.peer, memoryview(self.incoming)[:size])
