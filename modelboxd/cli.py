@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import fcntl
 import logging
 import os
 import pwd
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from modelbox.errors import ConfigError, GraphError, ModelBoxError
 from modelbox.version import VERSION
-from modelboxd import logs, paths, systemd
+from modelboxd import background, logs, paths, systemd
 from modelboxd import settings as settings_module
 from modelboxd.settings import Settings
 
@@ -45,6 +47,14 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, 1 failed, 2 usage, 78 configuration or graph."""
     options = parser().parse_args(argv)
+    if options.dot and options.check is None:
+        parser().error("--dot goes with --check")
+    code = _guarded(options)
+    background.tell(code)
+    return code
+
+
+def _guarded(options: argparse.Namespace) -> int:
     try:
         return _main(options)
     except (ConfigError, GraphError) as error:
@@ -55,17 +65,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EX_FAILED
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # modelbox --print-config | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EX_FAILED
     except Exception as error:
-        log.exception("internal error")
-        print(f"modelbox: internal error: {type(error).__name__}: {error}; please report this", file=sys.stderr)
+        if logs.installed():
+            log.exception("internal error")
+        elif options.V:
+            traceback.print_exc()
+        text = logs.one_line(f"internal error: {type(error).__name__}: {error}; please report this")
+        print(f"modelbox: {text}", file=sys.stderr)
         return EX_FAILED
 
 
 def _tell(error: ModelBoxError) -> None:
     problems = error.problems if isinstance(error, GraphError) else (error,)
     for problem in problems:
-        print(f"modelbox: {problem}", file=sys.stderr)
-        log.error("%s", problem)
+        if logs.installed():
+            log.error("%s", problem)
+        if not logs.on_screen():
+            print(f"modelbox: {logs.one_line(str(problem))}", file=sys.stderr)
 
 
 def _main(options: argparse.Namespace) -> int:
@@ -74,7 +93,7 @@ def _main(options: argparse.Namespace) -> int:
         print(settings_module.effective(settings), end="")
         return 0
     if options.check is not None:
-        return _check(settings, [Path(name) for name in options.check], options.dot)
+        return _check(settings, [Path(name) for name in options.check + options.graph], options.dot)
     return _serve(settings, options)
 
 
@@ -124,11 +143,13 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
     from modelboxd.daemon import Daemon
 
     graphs = [Path(name).resolve() for name in options.graph] or graph_files(settings)
-    logs.set_up(settings.log, verbose=options.V)
-    if not (options.f or options.V or systemd.is_supervised()):
-        _to_background()
+    foreground = options.f or options.V or systemd.is_supervised()
+    logs.set_up(settings.log, verbose=options.V, background=not foreground)
+    faulthandler.enable()
+    if not foreground:
+        background.detach()
     with _PidFile(options.p):
-        _become(options.u or settings.server.user)
+        _become(options.u, settings.server.user)
         _title()
         return Daemon(settings, graphs).run()
 
@@ -139,30 +160,26 @@ def _title() -> None:
     setproctitle.setproctitle("modelbox")
 
 
-def _become(user: str) -> None:
-    if not user or os.geteuid() != 0:
+def _become(wish: str | None, configured: str) -> None:
+    user = wish or configured
+    if not user:
         return
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
         raise ConfigError(f"user '{user}' does not exist", hint="server.user or -u") from None
+    if entry.pw_uid == os.geteuid():
+        return
+    if os.geteuid() != 0:
+        if wish:
+            raise ConfigError(f"-u {user}: only root can become another user")
+        log.warning("server.user = '%s' is left aside: only root can become another user", user)
+        return
+    logs.hand_over(entry.pw_uid, entry.pw_gid)
+    os.environ.update(HOME=entry.pw_dir, USER=user, LOGNAME=user)
     os.initgroups(user, entry.pw_gid)
     os.setgid(entry.pw_gid)
     os.setuid(entry.pw_uid)
-
-
-def _to_background() -> None:
-    """The classic double fork; the first process ends when the daemon goes on by itself."""
-    for _ in range(2):
-        if os.fork():
-            os._exit(0)
-        if _ == 0:
-            os.setsid()
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    if null > 2:
-        os.close(null)
 
 
 class _PidFile:
@@ -176,8 +193,8 @@ class _PidFile:
         if self._path is None:
             return
         try:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while not self._lock(self._path):  # its owner ended and removed it in the meantime
+                os.close(self._fd)
         except BlockingIOError:
             raise ConfigError(f"Server is already running. ({self._path} is locked)") from None
         except OSError as error:
@@ -185,9 +202,20 @@ class _PidFile:
         os.ftruncate(self._fd, 0)
         os.write(self._fd, f"{os.getpid()}\n".encode())
 
+    def _lock(self, path: Path) -> bool:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            return os.path.samestat(os.fstat(self._fd), path.stat())
+        except FileNotFoundError:
+            return False
+
     def __exit__(self, *_: object) -> None:
         if self._path is not None and self._fd >= 0:
-            self._path.unlink(missing_ok=True)
+            try:
+                self._path.unlink(missing_ok=True)
+            except OSError:  # another user now, who may not remove it: an empty file is as good
+                os.ftruncate(self._fd, 0)
             os.close(self._fd)
 
 

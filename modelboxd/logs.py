@@ -61,6 +61,7 @@ class FileHandler(logging.handlers.RotatingFileHandler):
     """A rotated file that never takes the server down: lines that cannot be written are counted and told later."""
 
     lost = 0
+    made_folder = False
     _rotate_above = 0  # after a rotation that failed: the size from which it is tried again
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -178,8 +179,34 @@ def _field(key: str, value: str) -> bytes:
     return key.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"
 
 
-def set_up(settings: LogSettings, *, verbose: bool = False) -> None:
-    """Installs the handlers; `verbose` logs to the screen whatever the settings say. Raises ConfigError."""
+def installed() -> bool:
+    """Whether set_up() has run, so that a line that is logged goes where the settings say."""
+    return any(isinstance(one, JournalHandler) or isinstance(one.formatter, LineFormatter) for one in _handlers())
+
+
+def on_screen() -> bool:
+    """Whether log lines are on the screen."""
+    return any(type(one) is logging.StreamHandler and isinstance(one.formatter, LineFormatter) for one in _handlers())
+
+
+def hand_over(user: int, group: int) -> None:
+    """Gives the log file, and a folder that was made for it, to the user that the server becomes, for rotation."""
+    for handler in _handlers():
+        if isinstance(handler, FileHandler) and handler.stream is not None:
+            os.fchown(handler.stream.fileno(), user, group)
+            if handler.made_folder:
+                os.chown(Path(handler.baseFilename).parent, user, group)
+
+
+def _handlers() -> list[logging.Handler]:
+    return logging.getLogger().handlers
+
+
+def set_up(settings: LogSettings, *, verbose: bool = False, background: bool = False) -> None:
+    """Installs the handlers; `verbose` logs to the screen whatever the settings say, `background` never.
+
+    Raises ConfigError.
+    """
     from modelbox._core import lib
     from modelbox._core.memory import set_log_sink
 
@@ -191,7 +218,9 @@ def set_up(settings: LogSettings, *, verbose: bool = False) -> None:
         if not os.path.exists(JOURNAL):
             raise ConfigError(f'log.target = "journal", but there is no journal at {JOURNAL}', hint='use "file"')
         handlers.append(JournalHandler())
-    if verbose or settings.screen or settings.target == "screen":
+    if background and settings.target == "screen":
+        raise ConfigError('log.target = "screen" needs a server in the foreground', hint="-f or -V")
+    if (verbose or settings.screen or settings.target == "screen") and not background:
         handlers.append(logging.StreamHandler(sys.stderr))
     for handler in handlers:
         if not isinstance(handler, JournalHandler):
@@ -213,10 +242,13 @@ def set_up(settings: LogSettings, *, verbose: bool = False) -> None:
 def _file_handler(settings: LogSettings) -> FileHandler:
     path = Path(settings.path)
     try:
+        made_folder = not path.parent.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
-        return FileHandler(
+        handler = FileHandler(
             path, maxBytes=settings.size, backupCount=settings.num, encoding="utf-8", errors="backslashreplace"
         )
+        handler.made_folder = made_folder
+        return handler
     except OSError as error:
         raise ConfigError(
             f"log.path: {path} cannot be written: {error.strerror}",

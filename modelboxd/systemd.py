@@ -6,11 +6,16 @@ import logging
 import os
 import socket
 
+from modelboxd import background
+
 log = logging.getLogger(__name__)
 
 
 def notify(*lines: str) -> None:
-    """Sends state lines such as "READY=1" or "STATUS=..." when systemd started us; else nothing."""
+    """Sends state lines such as "READY=1" or "STATUS=..." to whoever started us: systemd, or the process that put
+    the server into the background."""
+    if "READY=1" in lines:
+        background.tell(0)
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -24,5 +29,13 @@ def notify(*lines: str) -> None:
 
 
 def is_supervised() -> bool:
-    """Whether a supervisor started us, so that we stay in the foreground."""
-    return bool(os.environ.get("NOTIFY_SOCKET") or os.environ.get("INVOCATION_ID"))
+    """Whether a supervisor started this very process, so that it stays in the foreground.
+
+    INVOCATION_ID alone does not say so: a shell below a service has it too.
+    """
+    if os.environ.get("NOTIFY_SOCKET"):
+        return True
+    direct = os.environ.get("SYSTEMD_EXEC_PID")
+    if direct is not None:
+        return direct == str(os.getpid())
+    return bool(os.environ.get("INVOCATION_ID")) and os.getppid() == 1

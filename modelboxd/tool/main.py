@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import errno
+import io
 import json
 import logging
+import os
+import re
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modelbox.errors import ModelBoxError
+from modelbox.errors import GraphError, ModelBoxError
 from modelbox.spec import UnitSpec
 from modelbox.version import VERSION
 from modelboxd import paths
@@ -25,6 +29,9 @@ from modelboxd.settings import Settings
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # file names need not be UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(_double_dashes(arguments))
     if options.v:
         print(f"modelbox-tool {VERSION}")
@@ -34,17 +41,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         _parser().print_help()
         return 1
     try:
-        return options.run(options) or 0
+        code = options.run(options) or 0
+        sys.stdout.flush()
+        return code
+    except GraphError as error:
+        return _fail(*error.problems)
     except ModelBoxError as error:
-        print(f"modelbox-tool: {error}", file=sys.stderr)
+        return _fail(error)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # modelbox-tool ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
+    except Exception as error:
+        logging.getLogger(__name__).info("internal error", exc_info=True)
+        return _fail(f"internal error: {type(error).__name__}: {error}; please report this (-verbose shows more)")
+
+
+def _fail(*reasons: object) -> int:
+    for reason in reasons:
+        print(f"modelbox-tool: {reason}", file=sys.stderr)
+    return 1
 
 
 def _double_dashes(arguments: list[str]) -> list[str]:
-    """-name and -name=x are long options here, as in getopt_long_only()."""
-    return [
-        f"-{word}" if len(word) > 2 and word[0] == "-" and word[1] not in "-0123456789" else word for word in arguments
-    ]
+    """-name, -name=x and -n are long options here, as in getopt_long_only()."""
+    return [f"-{word}" if word not in ("-v", "-h") and re.match(r"-[A-Za-z]", word) else word for word in arguments]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--check-port", metavar="HOST:PORT", help="exit 0 free, 2 in use, 3 not allowed")
     server.set_defaults(run=_server)
     help_command = commands.add_parser("help", help="this text")
-    help_command.set_defaults(run=lambda _: print(parser.format_help()))
+    help_command.add_argument("topic", nargs="?", choices=sorted(commands.choices), help="a command")
+    help_command.set_defaults(run=lambda options: print(commands.choices.get(options.topic, parser).format_help()))
     return parser
 
 
@@ -82,6 +105,8 @@ def _driver(options: argparse.Namespace) -> int:
     registry = Registry([*places, default], builtin_dir=default, cache_file=paths.cache_dir() / "drivers.json")
     registry.scan()
     units = [unit for unit in registry.units if options.name in ("", unit.name)]
+    if options.name and not units:
+        registry.find(options.name)
     if options.format_json:
         problems = [str(problem) for problem in registry.problems]
         print(json.dumps({"flowunits": [_as_json(unit) for unit in units], "problems": problems}, indent=2))
@@ -161,24 +186,29 @@ def _print_details(unit: UnitSpec) -> None:
 
 
 def _server(options: argparse.Namespace) -> int:
-    if options.check_port:
+    if options.check_port is not None:
         return _check_port(options.check_port)
     if options.get_conf_value:
-        return _conf_value(Path(options.conf) if options.conf else paths.config_file(), options.get_conf_value)
-    print("modelbox-tool server: say --get-conf-value or --check-port", file=sys.stderr)
-    return 1
+        return _conf_value(options.conf, options.get_conf_value)
+    return _fail("server: say -get-conf-value KEY or -check-port HOST:PORT")
 
 
-def _conf_value(file: Path, key: str) -> int:
-    loaded = settings_module.load(file) if file.exists() else Settings()
+def _conf_value(file: str, key: str) -> int:
+    path = Path(file) if file else paths.config_file()
+    loaded = settings_module.load(path) if file or path.exists() else Settings()
     section_name, _, name = key.partition(".")
     section = getattr(loaded, section_name, None)
     item = (
         next((f for f in dataclasses.fields(section) if settings_module.file_key(f) == name), None) if section else None
     )
     if item is None:
-        print(f"modelbox-tool: {key} is not known", file=sys.stderr)
-        return 1
+        known = [
+            f"{name}.{settings_module.file_key(field)}"
+            for name, kind in settings_module.SECTIONS.items()
+            for field in dataclasses.fields(kind)
+        ]
+        near = difflib.get_close_matches(key, known, 1)
+        return _fail(f"{key} is not known" + (f" (did you mean '{near[0]}'?)" if near else ""))
     value = getattr(section, item.name)
     print(" ".join(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else value)
     return 0
@@ -186,14 +216,14 @@ def _conf_value(file: Path, key: str) -> int:
 
 def _check_port(text: str) -> int:
     host, _, port = text.rpartition(":")
-    if not port.isdigit():
-        print(f"modelbox-tool: {text!r} is not of the form host:port", file=sys.stderr)
-        return 1
+    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        return _fail(f"{text!r} is not of the form host:port")
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((host.strip("[]"), int(port)))
         except OSError as error:
+            _fail(f"{text}: {error.strerror}")
             return {errno.EADDRINUSE: 2, errno.EACCES: 3}.get(error.errno or 0, 1)
     return 0
 

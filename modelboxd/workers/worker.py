@@ -31,7 +31,7 @@ from modelbox.status import Status, StatusCode
 from modelboxd.workers import protocol
 from modelboxd.workers.protocol import HEADER, Arenas, Reader, Writer, header_only
 
-SPIN_S = 250e-6  # a gap between messages below which looking beats sleeping
+SPIN_S = 400e-6  # a gap between messages below which looking beats sleeping
 
 CONTINUE = StatusCode.STATUS_CONTINUE
 SUCCESS = StatusCode.STATUS_SUCCESS
