@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -232,8 +233,9 @@ def test_pid_file_lock_and_background(tmp_path: Path) -> None:
     log = tmp_path / "modelbox.log"
     import psutil
 
+    end = time.monotonic() + LIMIT_S
     while not log.exists() or "is ready" not in log.read_text():
-        pass
+        assert time.monotonic() < end, log.read_text() if log.exists() else "no log"
     process = psutil.Process(int(pid_file.read_text()))
     code, _, errors = modelbox(*arguments, "-f")
     assert code == 78

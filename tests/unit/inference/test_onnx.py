@@ -29,8 +29,8 @@ OnnxInference = load_builtin(
         UnitKind.BUILTIN,
         str(TOP / "flowunits/inference_onnx/inference_onnx.toml"),
         entry="inference_onnx@OnnxInference",
-    )  # fmt: skip
-)
+    )
+)  # fmt: skip
 
 
 def model(path: Path, batch: Any = "n", kind: int = TensorProto.FLOAT) -> Path:
