@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from modelbox._core.memory import new_list
-from modelbox.errors import ModelBoxError, UnitError, WorkerLostError
+from modelbox.errors import InternalError, ModelBoxError, UnitError, WorkerLostError
 from modelboxd.engine.errors import (
     error_list,
     first_bad,
@@ -169,11 +169,18 @@ class WorkerStep(Step):
         worker = work.worker
         assert isinstance(worker, Worker)
         trip = Trip(work, worker)
-        if self.stream_order:
-            for part in work.parts:
-                self._pack_stream(trip, part)
-        else:
-            self._pack_normal(trip)
+        try:
+            if self.stream_order:
+                for part in work.parts:
+                    self._pack_stream(trip, part)
+            else:
+                self._pack_normal(trip)
+        except Exception as error:
+            log.exception("node '%s': cannot pack calls", self.name)
+            self._fail_work(work, InternalError(f"node '{self.name}': {type(error).__name__}: {error}"))
+            with self.job.lock:
+                self.complete(work)
+            return
         if trip.calls:
             worker.submit(trip.calls, lambda results: self._arrived(trip, results))
         else:

@@ -10,7 +10,8 @@ TOP = Path(__file__).resolve().parents[2]
 # Rank of each part; a file may import parts of a lower rank, and its own.
 RANKS = {
     "modelbox": 0,
-    "modelboxd.systemd": 1,
+    "modelboxd.systemd": 2,
+    "modelboxd.background": 1,
     "modelboxd.paths": 1,
     "modelboxd.cpus": 1,
     "modelboxd.loop": 1,
