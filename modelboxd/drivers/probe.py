@@ -1,32 +1,41 @@
 """Probing libraries in a process of their own: `python -m modelboxd.drivers.probe FD`.
 
-Reads paths, one per line, from standard input; loads each library and writes one JSON line per library to the
-descriptor: {"path", "units": [...]} or {"path", "error"}. A library that kills or hangs this process is thereby
-found out; scan.py starts a new one for the rest.
+Reads a JSON list of paths from standard input; loads each library and writes JSON lines to the descriptor:
+{"start": path}, then {"path", "units": [...]} or {"path", "error"}, and {"done": true} at the end. A library that
+kills or hangs this process is thereby found out; scan.py starts a new one for the rest.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import resource
+import signal
 import sys
 from typing import Any
 
 from modelbox._core import ffi, lib
 from modelbox._core.memory import new_error
 
+PR_SET_PDEATHSIG = 1
+
 
 def main() -> None:
     """The probing process."""
+    # A library may hang, and who started us may be killed meanwhile: then this process ends as well.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.set_inheritable(int(sys.argv[1]), False)
     report = os.fdopen(int(sys.argv[1]), "w", buffering=1)
+    paths = json.load(sys.stdin)
     null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 1)  # libraries may print when they are loaded
-    os.dup2(null, 2)
-    for line in sys.stdin:
-        path = line.rstrip("\n")
+    for fd in (0, 1, 2):  # libraries may read and print when they are loaded
+        os.dup2(null, fd)
+    for path in paths:
         report.write(json.dumps({"start": path}) + "\n")
         report.write(json.dumps(probe(path)) + "\n")
-    report.flush()
+    report.write(json.dumps({"done": True}) + "\n")
     os._exit(0)
 
 
@@ -35,7 +44,7 @@ def probe(path: str) -> dict[str, Any]:
     error = new_error()
     library = lib.mb_library_open(os.fsencode(path), error)
     if library == ffi.NULL:
-        return {"path": path, "error": _text(error.message)}
+        return {"path": path, "error": _text(error.message) or f"{path}: cannot be loaded"}
     plugin = lib.mb_library_plugin(library)
     units = [_unit(plugin.units[number]) for number in range(plugin.unit_count)]
     return {"path": path, "units": units}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +17,10 @@ from modelboxd.drivers.unit_toml import read_unit
 log = logging.getLogger(__name__)
 
 DEVICES = ("cuda", "ascend", "rockchip", "cpu")  # best first, for nodes that name none
+
+
+class HiddenUnitError(DriverError):
+    """A unit is there a second time; the first one counts."""
 
 
 class Registry:
@@ -37,10 +43,8 @@ class Registry:
 
     def scan(self) -> None:
         """Reads all places. What cannot be used is in `problems`; nothing here raises for a bad driver."""
-        for place in self.places:
-            if not place.exists():
-                self.problems.append(DriverError(f"driver directory {place} does not exist"))
-        libraries, tomls = find_files(place for place in self.places if place.exists())
+        libraries, tomls, missing = find_files(self.places)
+        self.problems += missing
         units, problems = self._scan.scan(libraries)
         self.problems += problems
         for path in tomls:
@@ -51,21 +55,24 @@ class Registry:
             else:
                 if unit is not None:
                     units.append(unit)
-        for unit in units:
+        for unit in sorted(units, key=lambda unit: self._place_of(Path(unit.path))):
             self._add(unit)
         for problem in self.problems:
             log.warning("%s", problem)
         log.info("%d flow units in %s", len(self.units), ", ".join(str(place) for place in self.places))
 
+    def _place_of(self, path: Path) -> int:
+        return next(number for number, place in enumerate(self.places) if place == path or place in path.parents)
+
     def _add(self, unit: UnitSpec) -> None:
         same = self._by_name.setdefault(unit.name, [])
         for other in same:
             if (other.device, other.version) == (unit.device, unit.version):
-                if other.path != unit.path:
+                if os.path.realpath(other.path) != os.path.realpath(unit.path):
                     text = (
                         f"unit '{unit.name}' {unit.version} for {unit.device} in {unit.path} is hidden by {other.path}"
                     )
-                    self.problems.append(DriverError(text))
+                    self.problems.append(HiddenUnitError(text))
                 return
         same.append(unit)
         self.units.append(unit)
@@ -74,7 +81,7 @@ class Registry:
         """The unit for a node. `device`: "" = the best present, a type, or a list such as "cuda:0,1;cpu" of which
         the first present counts; `version`: exact, else the highest. Raises UnitNotFoundError."""
         same = self._by_name.get(name, [])
-        wanted = [part.split(":")[0].strip() for part in device.split(";") if part.strip()]
+        wanted = [part.split(":")[0].strip() for part in device.split(";") if part.strip() not in ("", "auto")]
         for kind in wanted or DEVICES + tuple(sorted({unit.device for unit in same} - set(DEVICES))):
             fitting = [unit for unit in same if unit.device == kind and version in ("", unit.version)]
             if fitting:
@@ -86,10 +93,12 @@ class Registry:
         message = f"create flowunit '{name}' failed. can not find flowunit [{kind}]"
         causes = [str(problem) for problem in self.problems if _concerns(problem, name)]
         if causes:
-            return UnitNotFoundError(f"{message}: {'; '.join(causes)}")
+            message += f": {'; '.join(causes)}"
         if same:
             there = ", ".join(sorted(f"{unit.device} {unit.version}" for unit in same))
             return UnitNotFoundError(message, hint=f"it exists for: {there}; check 'device'")
+        if causes:
+            return UnitNotFoundError(message)
         near = difflib.get_close_matches(name, self._by_name, 3)
         searched = ", ".join(str(place) for place in self.places) or "nowhere"
         hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -97,9 +106,19 @@ class Registry:
 
 
 def _concerns(problem: DriverError, name: str) -> bool:
-    text = str(problem)
-    file = text.split(": ")[0]
-    return f"/{name}." in file or f"/{name}/" in file or f"-{name}." in file or f"modelbox_{name}." in file
+    """Whether a file that cannot be used seems to hold the unit: by its path, or the name in a TOML."""
+    if isinstance(problem, HiddenUnitError):
+        return False
+    file = problem.where.file if problem.where else str(problem).split(": ")[0]
+    if f"/{name}." in file or f"/{name}/" in file or f"-{name}." in file or f"modelbox_{name}." in file:
+        return True
+    if not file.endswith(".toml"):
+        return False
+    try:
+        text = Path(file).read_text(errors="replace")
+    except OSError:
+        return False
+    return re.search(rf"^\s*name\s*=\s*[\"']?{re.escape(name)}[\"']?\s*(#|$)", text, re.MULTILINE) is not None
 
 
 def _version(text: str) -> tuple[int, ...]:

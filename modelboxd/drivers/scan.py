@@ -1,4 +1,9 @@
-"""Scanning for native units: files found, probed in a separate process, results remembered by path, size, time."""
+"""Scanning for native units: files found, probed in a separate process, results remembered by path, size, time.
+
+What is remembered on disk are the libraries that can be used. A failure may be mended without touching the file (a
+missing library gets installed), so it is only remembered in memory, for a minute: the graphs of one start do not
+wait again for the same library that hangs.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +12,16 @@ import logging
 import os
 import select
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
+from modelbox._core import _native
 from modelbox.errors import DriverError
 from modelbox.spec import FlowType, OptionSpec, PortSpec, UnitKind, UnitSpec
 
@@ -22,25 +29,53 @@ log = logging.getLogger(__name__)
 
 PATTERNS = ("libmodelbox-unit-*.so", "modelbox_*.so")
 STREAM, ELEMENTWISE, SEES_ERRORS = 1, 2, 4
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
+FAILURE_KEEP_S = 60.0
+START_S = 20.0  # what the probing process may take to start
+End = Literal["ended", "hung", "unstarted"]
 
 
-def find_files(places: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """Libraries and TOML files below the places (directories or single files), each once, in order."""
+def find_files(places: Sequence[Path]) -> tuple[list[Path], list[Path], list[DriverError]]:
+    """Libraries and TOML files below the places (directories or single files), each once, in order; and problems.
+
+    Links to files are followed, links to directories are not.
+    """
     libraries: dict[Path, None] = {}
     tomls: dict[Path, None] = {}
+    problems: list[DriverError] = []
     for place in places:
-        files = [place] if place.is_file() else sorted(_walk(place))
+        try:
+            place.stat()
+        except FileNotFoundError:
+            problems.append(DriverError(f"driver directory {place} does not exist"))
+            continue
+        except OSError as error:
+            problems.append(DriverError(f"driver directory {place} cannot be read: {error.strerror}"))
+            continue
+        files = sorted(_walk(place, problems)) if place.is_dir() else [place]
         for path in files:
             if path.suffix == ".toml":
-                tomls[path] = None
+                kind = tomls
             elif any(path.match(pattern) for pattern in PATTERNS):
-                libraries[path] = None
-    return list(libraries), list(tomls)
+                kind = libraries
+            else:
+                if path == place:
+                    problems.append(DriverError(f"{path}: is no unit TOML, and not named {' or '.join(PATTERNS)}"))
+                continue
+            if os.path.isfile(path):
+                kind[path] = None
+            elif not os.path.exists(path):
+                problems.append(DriverError(f"{path}: is a link to a file that does not exist"))
+            else:
+                problems.append(DriverError(f"{path}: is no regular file"))
+    return list(libraries), list(tomls), problems
 
 
-def _walk(place: Path) -> Iterable[Path]:
-    for directory, names, files in os.walk(place):
+def _walk(place: Path, problems: list[DriverError]) -> Iterator[Path]:
+    def unreadable(error: OSError) -> None:
+        problems.append(DriverError(f"driver directory {error.filename} cannot be read: {error.strerror}"))
+
+    for directory, names, files in os.walk(place, onerror=unreadable):
         names[:] = [name for name in names if not name.startswith((".", "__"))]
         for name in files:
             if name.endswith((".toml", ".so")):
@@ -49,6 +84,8 @@ def _walk(place: Path) -> Iterable[Path]:
 
 class LibraryScan:
     """Descriptions of libraries, with a cache file that only this user can write."""
+
+    _failed: ClassVar[dict[str, tuple[list[int], dict[str, Any], float]]] = {}  # path -> key, report, when
 
     def __init__(self, cache_file: Path | None, timeout_s: float, python: str = sys.executable) -> None:
         self._cache_file = cache_file
@@ -59,29 +96,52 @@ class LibraryScan:
         """Units of all libraries, and what is wrong with the others."""
         cache = self._load()
         found: dict[str, dict[str, Any]] = {}
-        keys = {str(path): _key(path) for path in paths}
-        fresh: list[str] = []
-        for path, key in keys.items():
-            entry = cache.get(path)
-            if entry is not None and entry.get("key") == key:
-                found[path] = entry["report"]
-            else:
-                fresh.append(path)
-        if fresh:
-            for path, report in self._probe(fresh).items():
+        keys: dict[str, list[int]] = {}
+        for path in map(str, paths):
+            try:
+                keys[path] = _key(path)
+                reason = _unsafe(path)
+            except OSError as error:  # gone meanwhile
+                reason = f"cannot be read: {error.strerror}"
+            report = {"error": f"{path}: {reason}"} if reason else self._remembered(path, keys[path], cache)
+            if report is not None:
                 found[path] = report
+        fresh = [path for path in keys if path not in found]
+        good = 0
+        for path, report in self._probe(fresh).items():
+            found[path] = report
+            if "units" in report:
                 cache[path] = {"key": keys[path], "report": report}
+                good += 1
+            else:
+                cache.pop(path, None)
+                self._failed[path] = (keys[path], report, time.monotonic())
         known = {path: entry for path, entry in cache.items() if path in keys or os.path.exists(path)}
-        if fresh or len(known) != len(cache):
-            self._store({path: entry for path, entry in known.items() if not entry["report"].get("transient")})
+        if good or len(known) != len(cache):
+            self._store(known)
         units: list[UnitSpec] = []
         problems: list[DriverError] = []
-        for path in keys:
-            report = found[path]
-            if "error" in report:
-                problems.append(DriverError(report["error"]))
-            units += [_spec(path, unit) for unit in report.get("units", [])]
+        for path in map(str, paths):
+            if "error" in found[path]:
+                problems.append(DriverError(found[path]["error"]))
+            units += [_spec(path, unit) for unit in found[path].get("units", [])]
         return units, problems
+
+    def _remembered(self, path: str, key: list[int], cache: dict[str, Any]) -> dict[str, Any] | None:
+        failed = self._failed.get(path)
+        if failed is not None and failed[0] == key and time.monotonic() - failed[2] < FAILURE_KEEP_S:
+            return failed[1]
+        entry = cache.get(path)
+        if entry is None:
+            return None
+        try:
+            report: dict[str, Any] = entry["report"]
+            units: list[dict[str, Any]] = report["units"]
+            for unit in units:
+                _spec(path, unit)
+            return report if entry["key"] == key else None
+        except (KeyError, TypeError, AttributeError):  # damaged
+            return None
 
     # ---- probing ------------------------------------------------------------------------------------------
 
@@ -89,94 +149,106 @@ class LibraryScan:
         reports: dict[str, dict[str, Any]] = {}
         left = list(paths)
         while left:
-            done, blame = self._probe_some(left)
+            done, reason, end = self._probe_some(left)
             reports.update(done)
-            left = [path for path in left if path not in reports]
-            if blame is not None:
-                path, reason, transient = blame
-                reports[path] = {"path": path, "error": f"{path}: {reason}", "transient": transient}
-                left.remove(path)
+            left = [path for path in left if path not in done]
+            # Something that was loaded before may have crashed the process: then the next one begins with the suspect.
+            guilty = left if end == "unstarted" else left[:1] if end == "hung" or not done else []
+            reports.update({path: {"path": path, "error": f"{path}: {reason}"} for path in guilty})
+            left = left[len(guilty) :]
         return reports
 
-    def _probe_some(self, paths: list[str]) -> tuple[dict[str, dict[str, Any]], tuple[str, str, bool] | None]:
-        """Reports of one probing process, and the library that ended it, with the reason."""
+    def _probe_some(self, paths: list[str]) -> tuple[dict[str, dict[str, Any]], str, End]:
+        """Reports of one probing process, why it went no further, and how it ended."""
         read, write = os.pipe2(os.O_CLOEXEC)
         env = dict(os.environ)
         top = str(Path(__file__).resolve().parents[2])
         env["PYTHONPATH"] = os.pathsep.join(part for part in (top, env.get("PYTHONPATH", "")) if part)
-        with tempfile.TemporaryFile("w+") as orders:
-            orders.write("\n".join(paths) + "\n")
+        with tempfile.TemporaryFile("w+") as orders, tempfile.TemporaryFile("w+", errors="replace") as said:
+            json.dump(paths, orders)
             orders.seek(0)
-            process = subprocess.Popen(
-                [self._python, "-m", "modelboxd.drivers.probe", str(write)],
-                stdin=orders,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[write],
-                env=env,
-                cwd="/",
-            )
-        os.close(write)
-        try:
-            return self._listen(process, read)
-        finally:
-            os.close(read)
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-
-    def _listen(
-        self, process: subprocess.Popen[bytes], read: int
-    ) -> tuple[dict[str, dict[str, Any]], tuple[str, str, bool] | None]:
-        reports: dict[str, dict[str, Any]] = {}
-        current: str | None = None
-        data = b""
-        deadline = time.monotonic() + self._timeout_s + 20.0  # the interpreter has to start first
-        while True:
-            ready, _, _ = select.select([read], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
+            try:
+                process = subprocess.Popen(
+                    [self._python, "-m", "modelboxd.drivers.probe", str(write)],
+                    stdin=orders,
+                    stdout=subprocess.DEVNULL,
+                    stderr=said,
+                    pass_fds=[write],
+                    env=env,
+                    cwd="/",
+                )
+            except OSError as error:
+                os.close(read)
+                return {}, f"cannot be probed: {self._python} cannot be started: {error.strerror}", "unstarted"
+            finally:
+                os.close(write)
+            try:
+                done, reason, end = self._listen(process, read)
+            finally:
+                os.close(read)
                 process.kill()
                 process.wait()
-                if current is None:
-                    raise DriverError(f"the probing process did not start ({self._python})")
-                return reports, (current, f"did not answer within {self._timeout_s:g} s when it was loaded", True)
+            said.seek(0)
+            last = said.read().strip().split("\n")[-1]  # of the interpreter itself, before any library was loaded
+            return done, f"{reason}: {last}" if last else reason, end
+
+    def _listen(self, process: subprocess.Popen[bytes], read: int) -> tuple[dict[str, dict[str, Any]], str, End]:
+        reports: dict[str, dict[str, Any]] = {}
+        started = False
+        data = b""
+        deadline = time.monotonic() + START_S
+        poll = select.poll()  # select() takes no descriptor beyond 1023
+        poll.register(read, select.POLLIN)
+        while True:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                if not started:
+                    return reports, f"cannot be probed: {self._python} did not start in {START_S:g} s", "unstarted"
+                return reports, self._too_slow(), "hung"
             some = os.read(read, 65536)
             if not some:
                 break
             data += some
             *lines, data = data.split(b"\n")
             for line in lines:
-                message = json.loads(line)
+                try:
+                    message = json.loads(line)
+                except ValueError:  # a library that writes to descriptors that are not its own
+                    continue
                 if "start" in message:
-                    current = message["start"]
+                    started = True
                     deadline = time.monotonic() + self._timeout_s
+                elif "done" in message:
+                    return reports, "gave no answer when it was loaded", "ended"
                 else:
                     reports[message["path"]] = message
-                    current = None
-        code = process.wait()
-        if current is None:
-            if not reports and code:
-                raise DriverError(f"the probing process failed with exit code {code} ({self._python})")
-            return reports, None
-        if code < 0:
-            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            return reports, (current, f"crashed with {name} when it was loaded", False)
-        return reports, (current, f"ended the process with exit code {code} when it was loaded", False)
+        try:
+            code = process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:  # it has closed the descriptor, and goes on
+            return reports, self._too_slow(), "hung"
+        return reports, _ending(code, started), "ended" if started else "unstarted"
+
+    def _too_slow(self) -> str:
+        return f"did not answer within {self._timeout_s:g} s when it was loaded"
 
     # ---- the cache -------------------------------------------------------------------------------------------
 
     def _load(self) -> dict[str, dict[str, Any]]:
         path = self._cache_file
-        if path is None or not path.exists():
+        if path is None:
             return {}
         try:
-            if path.stat().st_uid != os.geteuid():
-                log.warning("%s belongs to somebody else and is not used", path)
-                return {}
+            for place in (path.parent, path):
+                status = place.lstat()
+                if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+                    log.warning("%s can be written by others, so the driver scan is not remembered", place)
+                    self._cache_file = None
+                    return {}
             data = json.loads(path.read_text())
-            entries = data["libraries"] if data["format"] == CACHE_FORMAT else {}
+            entries = data["libraries"] if data["format"] == CACHE_FORMAT and data["core"] == _core() else {}
             return entries if isinstance(entries, dict) else {}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             log.warning("%s is damaged and made anew: %s", path, error)
             return {}
 
@@ -186,18 +258,47 @@ class LibraryScan:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            temporary = path.with_suffix(f".{os.getpid()}.new")
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "w") as file:
-                json.dump({"format": CACHE_FORMAT, "libraries": entries}, file)
-            os.replace(temporary, path)
+            fd, temporary = tempfile.mkstemp(".new", path.name, path.parent)
+            try:
+                with os.fdopen(fd, "w") as file:
+                    json.dump({"format": CACHE_FORMAT, "core": _core(), "libraries": entries}, file)
+                os.replace(temporary, path)
+            except BaseException:
+                os.unlink(temporary)
+                raise
         except OSError as error:
             log.warning("the driver scan cannot be remembered: %s", error)
 
 
-def _key(path: Path) -> list[int]:
-    status = path.stat()
+def _ending(code: int, started: bool) -> str:
+    if code >= 0:
+        how = f"ended the process with exit code {code}"
+    else:
+        how = f"crashed with {signal.Signals(-code).name if -code in set(signal.Signals) else f'signal {-code}'}"
+    return f"{how} when it was loaded" if started else f"cannot be probed: the probing process {how}"
+
+
+def _key(path: str) -> list[int]:
+    status = os.stat(path)
     return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def _core() -> list[int]:
+    """Tells builds of the core apart: another one may describe, or refuse, other libraries."""
+    return _key(str(_native.__file__))
+
+
+def _unsafe(path: str) -> str:
+    """Why root must not load a library: who could change it would become root. "" when all is well."""
+    if os.geteuid() != 0:
+        return ""
+    folder = os.path.dirname(os.path.realpath(path))
+    if os.stat(path).st_mode & stat.S_IWOTH:
+        return f"everybody can change it, and this process is root; chmod o-w {path}"
+    mode = os.stat(folder).st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        return f"everybody can replace it, and this process is root; chmod o-w {folder}"
+    return ""
 
 
 def _spec(path: str, unit: dict[str, Any]) -> UnitSpec:

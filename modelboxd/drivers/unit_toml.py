@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import logging
 import re
 import tomllib
 from pathlib import Path
@@ -11,6 +13,9 @@ from modelbox.errors import DriverError, Where
 from modelbox.spec import FlowType, OptionSpec, PortSpec, UnitKind, UnitSpec
 from modelboxd.graph.loader import find_line, toml_error
 
+log = logging.getLogger(__name__)
+
+OTHER_KINDS = ("java", "c++")  # of ModelBox; not run here
 KINDS = {
     "python": UnitKind.PYTHON,
     "inference": UnitKind.INFERENCE,
@@ -27,18 +32,48 @@ def read_unit(path: Path, *, builtin_dir: Path) -> UnitSpec | None:
     Raises DriverError: file, line, what is wrong, how to mend it.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DriverError(f"{path}: cannot be read: {error}") from None
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DriverError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DriverError(f"{path}: is not UTF-8 text (byte {error.start})") from None
     try:
         data = tomllib.loads(text)
+    except RecursionError:
+        raise DriverError(f"{path}: is nested too deep") from None
     except tomllib.TOMLDecodeError as error:
         message, where = toml_error(error, text, str(path))
         raise DriverError(message, where=where) from None
     base = data.get("base")
-    if not isinstance(base, dict) or base.get("type") not in KINDS:
+    if not isinstance(base, dict):
+        return None
+    if str(base.get("type")) not in KINDS:
+        _complain_of_type(base, Where(str(path), _line(text, "type")))
         return None
     return _Reader(path, text, data, base, builtin_dir).unit()
+
+
+def _complain_of_type(base: dict[str, Any], where: Where) -> None:
+    """Files of other kinds are passed over in silence, but not one that only has its type wrong."""
+    if str(base.get("type")) in OTHER_KINDS or not {"name", "device", "entry"} <= base.keys():
+        return
+    if "type" not in base:
+        raise DriverError("base.type is missing", where=where, hint='such as type = "python"')
+    near = difflib.get_close_matches(str(base["type"]), KINDS, 1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(KINDS)}"
+    raise DriverError(f"base.type = {base['type']!r} is not known", where=where, hint=hint)
+
+
+def _line(text: str, key: str) -> int:
+    """The line of a key of [base], or of a section's header; 0 when there is none."""
+    header = re.search(r"^[ \t]*\[[ \t]*" + re.escape(key if "." in key else "base") + r"[ \t]*\]", text, re.MULTILINE)
+    if header is None:
+        return find_line(text, key)
+    before = text.count("\n", 0, header.start())
+    if "." in key:
+        return before + 1
+    inside = find_line(text[header.start() :], key)
+    return before + inside if inside else 0
 
 
 class _Reader:
@@ -51,7 +86,7 @@ class _Reader:
         self.builtin_dir = builtin_dir
 
     def fail(self, message: str, key: str = "", hint: str = "") -> DriverError:
-        line = find_line(self.file_text, key) if key else 0
+        line = _line(self.file_text, key) if key else 0
         return DriverError(message, where=Where(str(self.path), line), hint=hint)
 
     def unit(self) -> UnitSpec:
@@ -73,6 +108,8 @@ class _Reader:
         if not inputs and not outputs:
             raise self.fail("the unit has neither [input] nor [output]")
         group = self.word("group_type") or "Generic"
+        if not _GROUP.match(group):
+            log.warning("%s", self.fail(f"base.group_type = {group!r} is not of the form Group/Sub", "group_type"))
         return UnitSpec(
             name=self.word("name"),
             device=self.word("device"),
@@ -135,7 +172,9 @@ class _Reader:
         if self.kind in (UnitKind.PYTHON, UnitKind.BUILTIN):
             module, at, name = entry.partition("@")
             if not (at and module.strip() and name.isidentifier()):
-                raise self.fail(f"base.entry = {entry!r} is not of the form module@Class", "entry")
+                raise self.fail(
+                    f"base.entry = {entry!r} is not of the form module@Class", "entry", "module is the file without .py"
+                )
         elif self.kind is UnitKind.INFERENCE:
             return str((self.path.parent / entry).resolve())
         return entry
@@ -158,10 +197,10 @@ class _Reader:
                     hint=f"ports count from 1 without gaps; there is: {known}",
                 )
             if not isinstance(port, dict) or not str(port.get("name", "")).strip():
-                raise self.fail(f"{side}.{side}{number}.name is missing")
+                raise self.fail(f"{side}.{side}{number}.name is missing", f"{side}.{side}{number}")
             name = str(port["name"]).strip()
             if any(other.name == name for other in ports):
-                raise self.fail(f"{side} port '{name}' is there twice")
+                raise self.fail(f"{side} port '{name}' is there twice", f"{side}.{side}{number}")
             device = str(port.get("device") or self.word("device"))
             ports.append(PortSpec(name, self._port_type(str(port.get("type", ""))), device))
         return tuple(ports)
@@ -174,18 +213,24 @@ class _Reader:
     def _options(self) -> tuple[OptionSpec, ...]:
         options = []
         for name, item in self._section("options").items():
+            if not isinstance(item, dict):
+                raise self.fail(f"options.{name} must be a table", hint=f'such as {name} = {{type = "int"}}')
             default = item.get("default")
             options.append(
                 OptionSpec(
                     name=name,
-                    type=item.get("type", "string"),
+                    type=str(item.get("type", "string")),
                     default=None if default is None else _text(default),
                     required=bool(item.get("required", False)),
-                    description=item.get("description", ""),
-                    values=tuple(item.get("values", ())),
+                    description=str(item.get("description", "")),
+                    values=_values(item.get("values", ())),
                 )
             )
         return tuple(options)
+
+
+def _values(given: Any) -> tuple[str, ...]:
+    return tuple(_text(value) for value in (given if isinstance(given, (list, tuple)) else (given,)))
 
 
 def _text(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -29,15 +30,22 @@ MB_EXPORT const mb_plugin *mb_plugin_entry_v1(void) { EXTRA return &plugin; }
 
 
 def library(
-    folder: Path, file: str, *, name: str = "mine", version: str = "1.0.0", major: str = "1", extra: str = ""
+    folder: Path,
+    file: str,
+    *,
+    name: str = "mine",
+    version: str = "1.0.0",
+    major: str = "1",
+    extra: str = "",
+    head: str = "",
+    link: Sequence[str] = (),
 ) -> Path:
     source = folder / "unit.c"
     text = UNIT.replace("NAME", name).replace("VERSION", version).replace("MAJOR", major).replace("EXTRA", extra)
-    source.write_text(text)
+    source.write_text(f"{head}\n{text}")
     path = folder / file
-    subprocess.run(
-        ["cc", "-shared", "-fPIC", "-I", str(TOP / "csrc/include"), str(source), "-o", str(path)], check=True
-    )
+    command = ["cc", "-shared", "-fPIC", "-pthread", "-I", str(TOP / "csrc/include"), str(source), "-o", str(path)]
+    subprocess.run([*command, *link], check=True)
     source.unlink()
     return path
 
