@@ -18,7 +18,9 @@ setup: $(STAMPS)/install units ## install what is missing, build everything
 
 $(STAMPS)/apt: Makefile
 	@mkdir -p $(STAMPS)
-	@missing=""; for name in $(APT); do dpkg -s $$name >/dev/null 2>&1 || missing="$$missing $$name"; done; \
+	@missing=""; for name in $(APT); do \
+	  dpkg-query -W -f='$${db:Status-Status}' $$name 2>/dev/null | grep -qx installed || missing="$$missing $$name"; \
+	done; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ]; then \
 	    echo "installing:$$missing"; \
@@ -77,6 +79,7 @@ format: setup ## format all sources
 	@clang-format -i $(C_FILES)
 
 bench: setup ## ratios against baselines that run in the same call
+	@command -v wrk >/dev/null || [ "$$(id -u)" != 0 ] || apt-get install -y -qq --no-install-recommends wrk >build/apt.log
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 soak: setup ## MINUTES of mixed good and bad requests, memory and descriptors watched

@@ -76,6 +76,8 @@ class Daemon:
         self.graphs = list(graphs)
         self.jobs: list[Job] = []
         self._stop = threading.Event()
+        self._started = threading.Event()
+        self._changed = threading.Event()
         self._signal = 0
 
     def run(self) -> int:
@@ -91,8 +93,8 @@ class Daemon:
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
         try:
-            for path in self.graphs:
-                self.start_job(path)
+            if not self._start_jobs():
+                return 0
             log.info(
                 "modelbox %s is ready: %d jobs, %d threads (pid %d)",
                 VERSION,
@@ -109,9 +111,39 @@ class Daemon:
             self._stop_parts()
         return 0
 
+    def _start_jobs(self) -> bool:
+        """Starts all jobs on a thread of their own, so that a signal is heard while a unit takes long to open.
+        False when a signal came first; what was opening is then given up."""
+        failure: list[Exception] = []
+
+        def start() -> None:
+            try:
+                for path in self.graphs:
+                    if not self._stop.is_set():
+                        self.start_job(path)
+            except Exception as error:
+                failure.append(error)
+            finally:
+                self._started.set()
+                self._changed.set()
+
+        starter = threading.Thread(target=start, name="mb-start", daemon=True)
+        starter.start()
+        self._changed.wait()
+        if not self._started.is_set():
+            log.info("stopping by %s before the start was over", signal.Signals(self._signal).name)
+            if self._engine is not None:
+                self._engine.close(0.0)  # workers that are opening end, and with them the wait for them
+            starter.join(SHARED_CLOSE_S)
+            return False
+        if failure:
+            raise failure[0]
+        return not self._stop.is_set()
+
     def _on_signal(self, number: int, _: object) -> None:
         self._signal = number
         self._stop.set()
+        self._changed.set()
 
     # ---- parts ------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import difflib
 from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from modelbox.errors import ConfigError, GraphError, ModelBoxError, Where
 from modelbox.spec import OptionSpec, UnitKind, UnitSpec
@@ -229,6 +230,8 @@ class _Checker:
             wanted = "a whole number"
         elif option.type == "float" and not _is_float(attr.text):
             wanted = "a number"
+        elif option.type == "endpoint" and not _is_endpoint(attr.text):
+            wanted = "http://host:port/path or https://..., port 0 to 65535"
         elif option.type == "bool" and attr.text.lower() not in ("true", "false", "1", "0"):
             wanted = "true or false"
         if wanted:
@@ -370,6 +373,14 @@ class _Checker:
 
 def _place(where: Where | None) -> tuple[int, int]:
     return (where.line, where.column) if where else (0, 0)
+
+
+def _is_endpoint(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 0) >= 0
+    except ValueError:  # a port out of range, brackets that do not match
+        return False
 
 
 def _is_int(text: str) -> bool:

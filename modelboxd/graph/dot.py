@@ -95,6 +95,8 @@ def parse_dot(text: str, locate: Locate) -> DotGraph:
     except UnexpectedCharacters as error:
         found = text[error.pos_in_stream or 0]
         hint = "a quoted text is not closed" if found == '"' else ""
+        if text.startswith("/*", error.pos_in_stream or 0):
+            hint = "a comment is not closed"
         raise GraphError(
             f"unexpected {found!r} in the graph", where=locate(error.line, error.column), hint=hint
         ) from None

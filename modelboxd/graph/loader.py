@@ -40,6 +40,8 @@ _VARIABLE = re.compile(r"(\\?)\$\{(\w+)\}")
 def load_graph(path: Path) -> GraphSpec:
     """Reads a graph file. Raises GraphError with file, line and column."""
     try:
+        if path.exists() and not path.is_file():
+            raise GraphError(f"{path}: is no file")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise GraphError(f"{path}: cannot be read: {error.strerror}") from None
@@ -50,6 +52,13 @@ def load_graph(path: Path) -> GraphSpec:
 
 def parse_graph(text: str, name: str) -> GraphSpec:
     """Parses the text of a graph file called `name`. Raises GraphError."""
+    try:
+        return _parse_graph(text, name)
+    except RecursionError:
+        raise GraphError("the file is nested too deeply", where=Where(name)) from None
+
+
+def _parse_graph(text: str, name: str) -> GraphSpec:
     data = _parse_file(text, name)
     warnings = _unknown_keys(data, text, name)
     graph = _section(data, "graph", name)

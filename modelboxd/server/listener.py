@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
+class _Quiet(logging.Filter):
+    """What clients do wrong is their affair: one line for those who debug, never a traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.exc_info = None
+        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+        return log.isEnabledFor(logging.DEBUG)
+
+
+_http_log = logging.getLogger("modelboxd.server.http")
+_http_log.addFilter(_Quiet())
+
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
@@ -68,6 +81,7 @@ class _Port:
         self.web = web.Server(
             self._dispatch,
             access_log=None,
+            logger=_http_log,
             keepalive_timeout=keepalive_s,
             auto_decompress=False,
             max_line_size=16384,

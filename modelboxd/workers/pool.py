@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 READY_TIMEOUT_S = 30.0
 QUICK_DEATH_S = 10.0  # a worker that lived shorter is replaced with more and more delay
 FIRST_DELAY_S, LAST_DELAY_S = 0.1, 5.0
+RETRY_DELAY_S = 0.5  # when a worker could not be started at all, as while the python-master is being replaced
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -57,7 +59,7 @@ class WorkerPool:
         with self._lock:
             if self._closing:
                 raise UnitError("the worker pool is closed")
-            if self._master is None or self._master.poll() is not None:
+            if self._master is None:  # a dead one is cleared by _master_gone(), with its workers
                 self._start_master()
         if not self._ready.wait(READY_TIMEOUT_S):
             raise UnitError(f"the python-master did not start within {READY_TIMEOUT_S:g} s ({self._python})")
@@ -117,11 +119,13 @@ class WorkerPool:
     def _master_gone(self, sock: socket.socket) -> None:
         """Its workers died with it."""
         self.io.loop.remove_reader(sock)
-        sock.close()
-        master, self._master = self._master, None
-        if master is not None:
-            master.wait()
-        workers, self._workers = list(self._workers.values()), {}
+        with self._lock:
+            sock.close()
+            master, self._master = self._master, None
+            if master is not None:
+                master.kill()  # it may have closed its socket without ending
+                master.wait()
+            workers, self._workers = list(self._workers.values()), {}
         if not self._closing:
             log.error("the python-master (pid %s) died; it and its workers are being replaced", master and master.pid)
         for worker, _ in workers:
@@ -180,7 +184,8 @@ class WorkerPool:
             master, sock = self._master, self._sock
         if master is None or sock is None:
             return
-        sock.shutdown(socket.SHUT_RDWR)  # its end of file
+        with contextlib.suppress(OSError):  # gone already
+            sock.shutdown(socket.SHUT_RDWR)  # its end of file
         try:
             master.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -302,7 +307,7 @@ class WorkerGroup:
             self._spawn(number)
         except ModelBoxError as error:
             log.error("node '%s': cannot replace a worker: %s", self._node, error)
-            self._pool.io.call(self._pool.io.loop.call_later, LAST_DELAY_S, self._replace, number)
+            self._pool.io.call(self._pool.io.loop.call_later, RETRY_DELAY_S, self._replace, number)
 
     # ---- for the engine ------------------------------------------------------------------------------------------
 

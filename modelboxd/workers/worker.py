@@ -175,8 +175,6 @@ class Worker:
             if not status:
                 raise CallFailed(status.code(), f"open() returned {status.str_code()}: {status.errormsg()}")
         except BaseException as error:
-            if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
-                raise
             if not isinstance(error, CallFailed):
                 unit_log.debug(traceback.format_exc())
             text = str(error) if isinstance(error, CallFailed) else describe(error, order["toml"])
@@ -235,8 +233,6 @@ class Worker:
         except CallFailed as error:
             status, text = error.status, str(error).encode("utf-8", "replace")[:16384]
         except BaseException as error:
-            if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
-                raise
             unit_log.debug(traceback.format_exc())
             status, text = StatusCode.STATUS_FAULT, describe(error).encode("utf-8", "replace")[:16384]
         result_flags = (protocol.ERROR if text else 0) | (protocol.KEEPS_SESSION if context.used_session else 0)

@@ -58,7 +58,8 @@ DOT = """digraph g {
         (("rx:out_request_info -> u:in\n", "rx:out_request_info -> x:in; x:out -> u:in; x [flowunit=resize]\n"),
          "src port is not exist, node: x port: out"),
         (("endpoint=\"http://127.0.0.1:0/v1\"", ""), "option 'endpoint' of httpserver_sync_receive is missing"),
-        (("endpoint=\"http://127.0.0.1:0/v1\"", "endpoint=\"nonsense\""), "is not of the form http://host:port/path"),
+        (("endpoint=\"http://127.0.0.1:0/v1\"", "endpoint=\"nonsense\""), "option endpoint='nonsense' is not allowed (http://host:port/path"),
+        (("127.0.0.1:0", "127.0.0.1:99999"), "port 0 to 65535"),
     ],
 )  # fmt: skip
 def test_graph_errors(tmp_path: Path, change: tuple[str, str], text: str) -> None:
@@ -216,6 +217,39 @@ def test_check_prints_the_plan_and_warnings(tmp_path: Path) -> None:
     drawn = subprocess.run(["dot", "-Tsvg"], input=out, capture_output=True, text=True)
     assert drawn.returncode == 0
     assert "<svg" in drawn.stdout
+
+
+def test_a_signal_is_heard_while_a_unit_opens(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    code = (
+        ECHO
+        + f"""
+    def open(self, config):
+        import signal
+        open({str(started)!r}, "w").close()
+        signal.pause()
+"""
+    )
+    write_unit(tmp_path, "unit", code)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "modelboxd", "-V", "--graph", str(write_graph(tmp_path, DOT))],
+        stderr=subprocess.PIPE, text=True, cwd=TOP,
+    )  # fmt: skip
+    end = time.monotonic() + LIMIT_S
+    while not started.exists():
+        assert time.monotonic() < end
+    process.terminate()
+    _, errors = process.communicate(timeout=LIMIT_S / 3)  # well before the time that a unit may take to open
+    assert process.returncode == 0
+    assert "stopping by SIGTERM before the start was over" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 5000, '{"a": ' + "[" * 100_000])
+def test_deep_nesting(tmp_path: Path, text: str) -> None:
+    graph = tmp_path / "graph.toml"
+    graph.write_text(text)
+    assert "the file is nested too deeply" in fails(graph)
 
 
 def test_version_and_help() -> None:

@@ -168,7 +168,6 @@ def test_failures_are_not_kept_on_disk(
     units: Path, cache: Path, probed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A missing library gets installed; the unit's file stays as it was, and must work then."""
-    path = library(units, "modelbox_a.so", head="int helper(void);", extra="helper();")
 
     def told(registry: Registry) -> list[str]:
         return [str(problem) for problem in registry.problems]
@@ -177,9 +176,7 @@ def test_failures_are_not_kept_on_disk(
     source.write_text("int helper(void) { return 1; }")
     helper = units / "libhelper.so"
     subprocess.run(["cc", "-shared", "-fPIC", str(source), "-o", str(helper)], check=True)
-    code = units / "again.c"
-    library(units, "modelbox_a.so", head="int helper(void);", extra="helper();", link=[str(helper)])
-    code.unlink(missing_ok=True)
+    path = library(units, "modelbox_a.so", head="int helper(void);", extra="helper();", link=[str(helper)])
     away = units.parent / "libhelper.so"
     helper.rename(away)
     assert "libhelper.so: cannot open shared object file" in told(scan(units, cache))[0]
