@@ -45,7 +45,7 @@ $(STAMPS)/core: $(STAMPS)/venv $(wildcard csrc/src/*.[ch] csrc/include/modelbox/
 	@touch $@
 
 # The checkout itself is what runs: a .pth file, and the two commands.
-$(STAMPS)/install: $(STAMPS)/core packaging/checkout.py
+$(STAMPS)/install: $(STAMPS)/core packaging/checkout.py examples/text_detection/prepare.py
 	@$(BIN)/python packaging/checkout.py
 	@$(BIN)/python examples/text_detection/prepare.py
 	@touch $@
@@ -86,6 +86,7 @@ soak: setup ## MINUTES of mixed good and bad requests, memory and descriptors wa
 	@$(BIN)/python benchmarks/soak.py $(or $(MINUTES),30)
 
 package: setup ## source archive and wheel into dist/
+	@rm -rf dist *.egg-info build/lib* build/bdist* build/temp*
 	@$(PIP) install build && $(BIN)/python -m build --no-isolation >build/package.log 2>&1 || { tail -20 build/package.log; exit 1; }
 	@ls dist
 

@@ -2,7 +2,7 @@
 
 Ports:   out: out_request_info, kind STRING, the body; meta size, method, uri, headers (dict), endpoint
 Answers: 400 malformed, 404 path, 405 method, 408 time_out_ms, 413 max_body_size, 429 max_requests,
-         503 back-pressure or stopping; /health below the endpoint is answered here.
+         417, 431 headers, 503 back-pressure or stopping; /health below the endpoint is answered here.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class HttpServerSyncReceive(HttpSource):
             return response
         finally:
             timer.cancel()
-            if not answered:  # the client closed its connection, which cancels this handler
-                session.cancel(ShutdownError("the client is gone"))
+            if not answered:  # the client closed its connection, which cancels this handler; or a bug
+                session.cancel(ShutdownError("nobody waits for the answer any more"))
 
     def _late(self, reply: Reply, session: SessionView) -> None:
         if reply.time_out(self.time_out_ms):

@@ -12,6 +12,7 @@ from typing import Any
 
 from modelbox.buffer import Buffer
 from modelbox.configuration import Configuration
+from modelbox.errors import ConfigError
 from modelboxd.engine.unit import BuiltinUnit, Services, UnitCall
 from modelboxd.graph.model import Node
 from modelboxd.server.reply import Reply, base_headers
@@ -19,7 +20,7 @@ from modelboxd.server.reply import Reply, base_headers
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]*")
 _FORBIDDEN = {"content-length", "transfer-encoding", "connection"}
 
 
@@ -28,7 +29,10 @@ class HttpServerSyncReply(BuiltinUnit):
 
     def __init__(self, node: Node, config: Configuration, services: Services) -> None:
         super().__init__(node, config, services)
-        self.headers = base_headers(config.get_string("content_type", "txt"))
+        try:
+            self.headers = base_headers(config.get_string("content_type") or "txt")
+        except ConfigError as error:
+            raise ConfigError(f"node '{node.name}': {error.message}", where=node.where, hint=error.hint) from None
 
     def process(self, call: UnitCall) -> None:
         session = call.session

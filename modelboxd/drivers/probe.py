@@ -1,4 +1,4 @@
-"""Probing libraries in a process of their own: `python -m modelboxd.drivers.probe FD`.
+"""Probing libraries in a process of their own: `python -m modelboxd.drivers.probe FD PARENT`.
 
 Reads a JSON list of paths from standard input; loads each library and writes JSON lines to the descriptor:
 {"start": path}, then {"path", "units": [...]} or {"path", "error"}, and {"done": true} at the end. A library that
@@ -25,6 +25,8 @@ def main() -> None:
     """The probing process."""
     # A library may hang, and who started us may be killed meanwhile: then this process ends as well.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(sys.argv[2]):
+        os._exit(0)  # it died before the signal was set
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.set_inheritable(int(sys.argv[1]), False)
     report = os.fdopen(int(sys.argv[1]), "w", buffering=1)

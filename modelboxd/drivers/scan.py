@@ -169,7 +169,7 @@ class LibraryScan:
             orders.seek(0)
             try:
                 process = subprocess.Popen(
-                    [self._python, "-m", "modelboxd.drivers.probe", str(write)],
+                    [self._python, "-m", "modelboxd.drivers.probe", str(write), str(os.getpid())],
                     stdin=orders,
                     stdout=subprocess.DEVNULL,
                     stderr=said,

@@ -72,7 +72,8 @@ def _line(text: str, key: str) -> int:
     before = text.count("\n", 0, header.start())
     if "." in key:
         return before + 1
-    inside = find_line(text[header.start() :], key)
+    end = re.compile(r"^[ \t]*\[", re.MULTILINE).search(text, header.end())
+    inside = find_line(text[header.start() : end.start() if end else None], key)
     return before + inside if inside else 0
 
 

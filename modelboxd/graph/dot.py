@@ -1,12 +1,16 @@
 """DOT: the graph language of Graphviz, parsed with a grammar on lark.
 
-Source: the grammar of https://graphviz.org/doc/info/lang.html; beyond it, `#` begins a comment anywhere, as
-ModelBox graph files use it. Graphviz's own parser is the oracle of the tests.
+Source: the grammar of https://graphviz.org/doc/info/lang.html. Graphviz's own parser is the oracle of the tests.
+Ours differs on purpose: `#` begins a comment anywhere, as ModelBox graph files use it; `strict` drops only edges
+that are equal port by port, so that none is lost; a compass point behind a port (`a:out:ne`) is ignored.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,18 +21,31 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedToken
 from modelbox.errors import GraphError, Where
 from modelboxd.graph.model import Attr, EdgeSpec, NodeSpec
 
-GRAMMAR = r"""
+MAX_DEPTH = 100  # of nested subgraphs
+HTML_DEPTH = 8  # of nested <...>; a regular expression needs a limit
+
+
+def _html() -> str:
+    inside = "[^<>]"
+    for _ in range(HTML_DEPTH):
+        inside = f"[^<>]|<(?:{inside})*>"
+    return f"<(?:{inside})*>"
+
+
+# Names: an ASCII letter, "_" or anything beyond ASCII; what Unicode calls a space (no-break space) is none.
+GRAMMAR = (
+    r"""
 start: STRICT? (DIGRAPH | GRAPH) id? "{" statement* "}"
 statement: (assignment | defaults | chain) ";"?
 assignment: id "=" id
 defaults: (GRAPH | NODE | EDGE) attributes+
 chain: point (ARROW point)* attributes*
-?point: node_id | subgraph_point
-subgraph_point: subgraph
-subgraph: (SUBGRAPH id?)? "{" statement* "}"
+?point: nodes | subgraph
+nodes: node_id ("," node_id)*
+subgraph: (SUBGRAPH id?)? LBRACE statement* "}"
 node_id: id (":" id (":" id)?)?
 attributes: "[" (pair (";" | ",")?)* "]"
-pair: id ("=" id)?
+pair: id "=" id
 id: WORD | NUMERAL | HTML | QUOTED ("+" QUOTED)*
 
 STRICT.2: /strict(?![\w\x80-\uffff])/i
@@ -38,14 +55,18 @@ SUBGRAPH.2: /subgraph(?![\w\x80-\uffff])/i
 NODE.2: /node(?![\w\x80-\uffff])/i
 EDGE.2: /edge(?![\w\x80-\uffff])/i
 ARROW: "->" | "--"
-WORD: /[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*/
-NUMERAL: /-?(\.[0-9]+|[0-9]+(\.[0-9]*)?)/
+LBRACE: "{"
+WORD: /[^\x00-@\[-^`{-\x7f\s][^\x00-\/:-@\[-^`{-\x7f\s]*/
+NUMERAL: /-?(\.[0-9]+|[0-9]+(\.[0-9]*)?)(?![0-9A-Za-z_.])/
 QUOTED: /"(\\(.|\n)|[^"\\])*"/
-HTML: /<([^<>]|<[^<>]*>)*>/
+HTML: /"""
+    + _html()
+    + r"""/
 COMMENT: /\/\/[^\n]*|\/\*(.|\n)*?\*\/|#[^\n]*/
 %ignore COMMENT
 %ignore /[\s\ufeff]+/
 """
+)
 
 _WANTED = {
     "LBRACE": "'{'",
@@ -63,7 +84,15 @@ _WANTED = {
     "NUMERAL": "a number",
     "DIGRAPH": "'digraph'",
 }
+_KEYWORDS = ("STRICT", "DIGRAPH", "GRAPH", "SUBGRAPH", "NODE", "EDGE")
+_HINTS = {
+    '"': "a quoted text is not closed",
+    "/": "a comment is not closed, or a text with '/' needs quotes",
+    "<": "a text in <...> is not closed",
+}
+_QUOTES = "names and values of more than letters, digits and '_' need quotes"
 Locate = Callable[[int, int], Where]
+_Point = tuple[str, str | None, Where]  # node, port, place
 
 
 @functools.cache
@@ -87,20 +116,35 @@ def parse_dot(text: str, locate: Locate) -> DotGraph:
     Raises GraphError that names the place, what was found and what was expected.
     """
     try:
-        tree = _parser().parse(text)
+        with _no_collection():
+            return _Builder(locate).build(_parser().parse(text))
     except UnexpectedToken as error:
         raise _unexpected(text, error, locate) from None
     except UnexpectedEOF:
         raise GraphError("the graph ends too early, expected '}'", where=_end(text, locate)) from None
     except UnexpectedCharacters as error:
-        found = text[error.pos_in_stream or 0]
-        hint = "a quoted text is not closed" if found == '"' else ""
-        if text.startswith("/*", error.pos_in_stream or 0):
+        at = error.pos_in_stream or 0
+        word = re.compile(r"[-\w.]+").match(text, at)  # such as 1.2.3, which is no number
+        found = word[0][:40] if word else text[at]
+        hint = _HINTS.get(found, _QUOTES)
+        if text.startswith("/*", at):
             hint = "a comment is not closed"
-        raise GraphError(
-            f"unexpected {found!r} in the graph", where=locate(error.line, error.column), hint=hint
-        ) from None
-    return _Builder(locate).build(tree)
+        elif text.startswith("<-", at):
+            hint = "edges are written 'from -> to'"
+        where = locate(error.line, error.column)
+        raise GraphError(f"unexpected {found!r} in the graph", where=where, hint=hint) from None
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """A syntax tree is many small objects and no garbage; looking for some takes most of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _end(text: str, locate: Locate) -> Where:
@@ -109,35 +153,53 @@ def _end(text: str, locate: Locate) -> Where:
 
 
 def _unexpected(text: str, error: UnexpectedToken, locate: Locate) -> GraphError:
-    names = [_WANTED[name] for name in sorted(error.accepts or error.expected) if name in _WANTED]
-    expected = ", ".join(sorted(set(names))) or "nothing more"
+    names = {_WANTED[name] for name in error.accepts or error.expected if name in _WANTED}
+    expected = ", ".join(sorted(names)) or "nothing more"
     if error.token.type == "$END":
         return GraphError(f"the graph ends too early, expected {expected}", where=_end(text, locate))
     where = locate(error.line, error.column)
     found = str(error.token).split("\n")[0][:40]
-    return GraphError(f"unexpected '{found}' in the graph, expected {expected}", where=where)
+    before = error.token_history[-1] if error.token_history else None
+    word = next((token for token in (error.token, before) if token is not None and token.type in _KEYWORDS), None)
+    hint = f"'{word}' is a word of DOT; as a name it needs quotes" if word is not None else ""
+    return GraphError(f"unexpected '{found}' in the graph, expected {expected}", where=where, hint=hint)
 
 
 class _Scope:
     """Defaults in force in one (sub)graph."""
 
-    __slots__ = ("edge", "node", "nodes")
+    __slots__ = ("depth", "edge", "node", "nodes", "own_edge", "own_node", "subgraphs")
 
-    def __init__(self, outer: _Scope | None) -> None:
-        self.node: dict[str, Attr] = dict(outer.node) if outer else {}
-        self.edge: dict[str, Attr] = dict(outer.edge) if outer else {}
-        self.nodes: list[tuple[str, str | None]] = []
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+        self.own_node: dict[str, Attr] = {}
+        self.own_edge: dict[str, Attr] = {}
+        self.node = self.own_node  # with those of the graphs around it
+        self.edge = self.own_edge
+        self.nodes: dict[str, None] = {}  # an ordered set
+        self.subgraphs: dict[str, _Scope] = {}  # by name: a second one of that name goes on with the first
+
+    def enter(self, outer: _Scope) -> None:
+        self.node = outer.node | self.own_node
+        self.edge = outer.edge | self.own_edge
+
+    def default(self, kind: str, key: str, attr: Attr) -> None:
+        own, all_of_them = (self.own_node, self.node) if kind == "NODE" else (self.own_edge, self.edge)
+        own[key] = all_of_them[key] = attr
 
 
 class _Builder:
     def __init__(self, locate: Locate) -> None:
         self.locate = locate
         self.graph = DotGraph()
+        self._edges: set[tuple[str, str | None, str, str | None]] | None = None  # those made, if strict
 
     def build(self, tree: Tree[Token]) -> DotGraph:
-        scope = _Scope(None)
+        scope = _Scope(0)
         for child in tree.children:
             if isinstance(child, Token):
+                if child.type == "STRICT":
+                    self._edges = set()
                 if child.type == "GRAPH":
                     where = self._where(child)
                     raise GraphError("the graph must be a digraph, this one is undirected", where=where)
@@ -159,70 +221,84 @@ class _Builder:
                 self.graph.attrs[_text(name)] = self._attr(value)
         elif item.data == "defaults":
             kind, *lists = item.children
-            target = {"NODE": scope.node, "EDGE": scope.edge}.get(getattr(kind, "type", ""))
+            assert isinstance(kind, Token)
             for key, attr in self._pairs(lists):
-                if target is not None:
-                    target[key] = attr
+                if kind.type != "GRAPH":
+                    scope.default(kind.type, key, attr)
                 elif root:
                     self.graph.attrs[key] = attr
         else:
             self._chain(item, scope)
 
-    def _subgraph(self, tree: Tree[Token], scope: _Scope) -> list[tuple[str, str | None]]:
-        inner = _Scope(scope)
+    def _subgraph(self, tree: Tree[Token], scope: _Scope) -> list[str]:
+        if scope.depth == MAX_DEPTH:
+            where = self._where(_first_token(tree))
+            raise GraphError(f"subgraphs are nested more than {MAX_DEPTH} deep", where=where)
+        name = next((_text(child) for child in tree.children if isinstance(child, Tree) and child.data == "id"), None)
+        inner = _Scope(scope.depth + 1)
+        if name is not None:
+            inner = scope.subgraphs.setdefault(name, inner)
+        inner.enter(scope)
         for child in tree.children:
             if isinstance(child, Tree) and child.data == "statement":
                 self._statement(child, inner, root=False)
-        scope.nodes += inner.nodes
-        return list(dict.fromkeys(inner.nodes))
+        scope.nodes.update(inner.nodes)
+        return list(inner.nodes)
 
     def _chain(self, tree: Tree[Token], scope: _Scope) -> None:
-        points: list[list[tuple[str, str | None]]] = []
-        wheres: list[Where] = []
         attrs = dict(self._pairs([c for c in tree.children if isinstance(c, Tree) and c.data == "attributes"]))
         arrows = [child for child in tree.children if isinstance(child, Token)]
         for arrow in arrows:
             if arrow == "--":
                 where = self._where(arrow)
                 raise GraphError("unexpected '--', edges of a digraph are written '->'", where=where)
+        points: list[list[_Point]] = []
         for child in tree.children:
-            if isinstance(child, Tree) and child.data == "node_id":
-                ids = [_text(part) for part in child.children if isinstance(part, Tree)]
-                token = _first_token(child)
-                self._node(ids[0], scope, token, attrs if not arrows else {})
-                points.append([(ids[0], ids[1] if len(ids) > 1 else None)])
-                wheres.append(self._where(token))
-            elif isinstance(child, Tree) and child.data == "subgraph_point":
-                members = self._subgraph(_only_tree(child), scope)
-                points.append([(name, None) for name, _ in members])
-                wheres.append(self._where(_first_token(child)))
-        for left, right, where in zip(points, points[1:], wheres, strict=False):
-            for src, src_port in left:
-                for dst, dst_port in right:
-                    self.graph.edges.append(EdgeSpec(src, src_port, dst, dst_port, where))
+            if isinstance(child, Tree) and child.data == "nodes":
+                points.append([self._point(node, scope, {} if arrows else attrs) for node in child.children])
+            elif isinstance(child, Tree) and child.data == "subgraph":
+                where = self._where(_first_token(child))
+                points.append([(name, None, where) for name in self._subgraph(child, scope)])
+        if arrows:
+            attrs = scope.edge | attrs
+            for left, right in itertools.pairwise(points):
+                for src in left:
+                    for dst in right:
+                        self._edge(src, dst, attrs)
 
-    def _node(self, name: str, scope: _Scope, token: Token, attrs: dict[str, Attr]) -> None:
-        scope.nodes.append((name, None))
+    def _point(self, tree: Tree[Token] | Token, scope: _Scope, attrs: dict[str, Attr]) -> _Point:
+        assert isinstance(tree, Tree)
+        name, *ports = [_text(part) for part in tree.children if isinstance(part, Tree)]
+        where = self._where(_first_token(tree))
+        scope.nodes[name] = None
         node = self.graph.nodes.get(name)
         if node is None:
-            node = self.graph.nodes[name] = NodeSpec(name, dict(scope.node), self._where(token))
+            node = self.graph.nodes[name] = NodeSpec(name, dict(scope.node), where)
         node.attrs.update(attrs)
+        return name, ports[0] if ports else None, where
+
+    def _edge(self, src: _Point, dst: _Point, attrs: dict[str, Attr]) -> None:
+        ports = [attrs[key].text if key in attrs else None for key in ("tailport", "headport")]
+        src_port = ports[0] if src[1] is None else src[1]
+        dst_port = ports[1] if dst[1] is None else dst[1]
+        if self._edges is not None:
+            edge = (src[0], src_port, dst[0], dst_port)
+            if edge in self._edges:
+                return
+            self._edges.add(edge)
+        self.graph.edges.append(EdgeSpec(src[0], src_port, dst[0], dst_port, src[2], attrs))
 
     def _pairs(self, lists: list[Tree[Token] | Token]) -> Iterator[tuple[str, Attr]]:
         for attributes in lists:
             assert isinstance(attributes, Tree)
             for pair in attributes.children:
                 if isinstance(pair, Tree):
-                    key, *value = [child for child in pair.children if isinstance(child, Tree)]
-                    attr = self._attr(value[0]) if value else Attr("true", self._where(_first_token(key)))
-                    yield _text(key), attr
+                    key, value = pair.children
+                    assert isinstance(key, Tree) and isinstance(value, Tree)
+                    yield _text(key), self._attr(value)
 
     def _attr(self, tree: Tree[Token]) -> Attr:
         return Attr(_text(tree), self._where(_first_token(tree)))
-
-
-def _only_tree(tree: Tree[Token]) -> Tree[Token]:
-    return next(child for child in tree.children if isinstance(child, Tree))
 
 
 def _first_token(tree: Tree[Token]) -> Token:

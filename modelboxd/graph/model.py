@@ -38,6 +38,7 @@ class EdgeSpec:
     dst: str
     dst_port: str | None
     where: Where
+    attrs: dict[str, Attr] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

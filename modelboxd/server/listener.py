@@ -10,10 +10,10 @@ import logging
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from aiohttp.http_exceptions import BadHttpMessage
 
 from modelbox.errors import ConfigError
 
@@ -21,19 +21,6 @@ if TYPE_CHECKING:
     from modelboxd.loop import IoThread
 
 log = logging.getLogger(__name__)
-
-
-class _Quiet(logging.Filter):
-    """What clients do wrong is their affair: one line for those who debug, never a traceback."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.exc_info = None
-        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
-        return log.isEnabledFor(logging.DEBUG)
-
-
-_http_log = logging.getLogger("modelboxd.server.http")
-_http_log.addFilter(_Quiet())
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 SECURITY_HEADERS = {
@@ -55,6 +42,9 @@ class Tls:
         """Raises ConfigError when the files cannot be used."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        for file in (self.cert, self.key):
+            if not Path(file).is_file():
+                raise ConfigError(f"certificate or key file {file} does not exist")
         try:
             # A password is always given, so that a locked key fails instead of asking on a terminal.
             context.load_cert_chain(self.cert, self.key, password=self.password)
@@ -72,22 +62,47 @@ class Route:
     port: int  # the real one, where 0 was asked for
 
 
+class _Connection(web.RequestHandler):
+    """One connection. What clients do wrong is their affair: 400 as JSON, a line for those who debug."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if status >= 500:
+            log.error("internal error while answering %s", request.remote, exc_info=exc)
+        else:
+            log.debug("no well-formed HTTP from %s: %s", request.remote, message)
+        text = "internal error" if status >= 500 else "the request is not well-formed HTTP"
+        return closing_response(error_response(status, text))
+
+
 class _Port:
     """One bound address."""
 
     def __init__(self, keepalive_s: float) -> None:
         self.routes: dict[str, Handler] = {}
         self.tls: Tls | None = None
-        self.web = web.Server(
-            self._dispatch,
-            access_log=None,
-            logger=_http_log,
-            keepalive_timeout=keepalive_s,
+        self.keepalive_s = keepalive_s
+        self.web = web.Server(self._dispatch, handler_cancellation=True)
+        self.server: asyncio.AbstractServer | None = None
+
+    def connection(self) -> _Connection:
+        """The protocol of a new connection. [I/O thread]"""
+        return _Connection(
+            self.web,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]  # how aiohttp is told to keep none
+            keepalive_timeout=self.keepalive_s,
             auto_decompress=False,
             max_line_size=16384,
             max_field_size=16384,
         )
-        self.server: asyncio.AbstractServer | None = None
 
     def _find(self, path: str) -> Handler | None:
         """The handler of the longest prefix on segment borders."""
@@ -104,8 +119,8 @@ class _Port:
             return error_response(404, "no such path")
         try:
             return await handler(request)
-        except (BadHttpMessage, web.HTTPException) as error:
-            return error_response(getattr(error, "status", 0) or getattr(error, "code", 400), "bad request")
+        except web.RequestPayloadError:
+            return closing_response(error_response(400, "the body is not well-formed HTTP"))
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception:
@@ -117,6 +132,13 @@ def error_response(status: int, message: str, code: str = "", headers: dict[str,
     """A JSON answer {"error_code", "error_msg"}."""
     body = {"error_code": code or f"HTTP_{status}", "error_msg": message}
     return web.json_response(body, status=status, headers={**SECURITY_HEADERS, **(headers or {})})
+
+
+def closing_response(response: web.Response) -> web.Response:
+    """The same answer, after which the connection is closed."""
+    response.headers["Connection"] = "close"
+    response.force_close()
+    return response
 
 
 class Listeners:
@@ -147,13 +169,15 @@ class Listeners:
             context = tls.context() if tls else None
             try:
                 there.server = await self._io.loop.create_server(
-                    there.web, host, port, ssl=context, backlog=1024, reuse_address=True
+                    there.connection, host, port, ssl=context, backlog=1024, reuse_address=True
                 )
             except (OSError, OverflowError) as error:
                 reason = getattr(error, "strerror", None) or str(error)
-                raise ConfigError(
-                    f"cannot listen on {host}:{port}: {reason}", hint="is another server running there? change endpoint"
-                ) from None
+                hint = "is another server running there? change endpoint"
+                ours = next((name for name, number in self._ports if number == port), None)
+                if ours is not None:
+                    hint = f"{ours}:{port} is open here already; write the same host in both endpoints"
+                raise ConfigError(f"cannot listen on {host}:{port}: {reason}", hint=hint) from None
             if not port:
                 address = (host, there.server.sockets[0].getsockname()[1])
             self._ports[address] = there
@@ -179,9 +203,4 @@ class Listeners:
         await port.web.shutdown(self._close_timeout_s)
 
 
-def peer_gone(request: web.BaseRequest) -> bool:
-    """Whether the client has closed its connection."""
-    return request.transport is None or request.transport.is_closing()
-
-
-__all__ = ["SECURITY_HEADERS", "Handler", "Listeners", "Route", "Tls", "error_response", "peer_gone"]
+__all__ = ["SECURITY_HEADERS", "Handler", "Listeners", "Route", "Tls", "closing_response", "error_response"]

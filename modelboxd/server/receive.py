@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from modelbox import meta
 from modelbox._core.memory import packed_list
@@ -18,7 +17,7 @@ from modelbox.errors import BusyError, ConfigError, OutOfMemoryError, ShutdownEr
 from modelboxd.engine.feed import CoreList
 from modelboxd.engine.unit import Entry, Services, SourceUnit
 from modelboxd.graph.model import Node
-from modelboxd.server.listener import Route, Tls, error_response
+from modelboxd.server.listener import Route, Tls, closing_response, error_response
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +25,7 @@ METHODS = frozenset({"POST", "PUT", "GET", "DELETE"})
 ALLOW = {"Allow": "POST, PUT, GET, DELETE"}
 HEALTH = b'{"status":200,"message":"success"}'
 STRING_KIND = 2
+HEADERS_LIMIT = 128 << 10  # bytes of all headers together
 READ_TIMEOUT_S = 30.0  # a body that stops coming, for units without a time limit of their own
 
 
@@ -42,11 +42,11 @@ class Endpoint:
 
 def parse_endpoint(text: str, node: Node) -> Endpoint:
     """`http://host:port/path`. Raises ConfigError."""
-    parts = urlsplit(text)
     try:
+        parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        port = -1
+        parts, port = urlsplit(""), -1
     if parts.scheme not in ("http", "https") or not parts.hostname or (port is not None and port < 0):
         message = f"node '{node.name}': endpoint {text!r} is not of the form http://host:port/path"
         raise ConfigError(message, where=node.where)
@@ -57,6 +57,14 @@ def parse_endpoint(text: str, node: Node) -> Endpoint:
 
 class TooLarge(Exception):
     """The body is beyond max_body_size."""
+
+
+class Refused(Exception):
+    """The request is answered with `response`."""
+
+    def __init__(self, response: web.Response) -> None:
+        super().__init__(response.status)
+        self.response = response
 
 
 class HttpSource(SourceUnit):
@@ -138,25 +146,21 @@ class HttpSource(SourceUnit):
             return error_response(429, "too many requests", headers={"Retry-After": "1"})
         length = request.content_length
         if length is not None and length > self.max_body:
-            return self.too_large(request)
+            return self.too_large()
         return None
 
     def closing(self) -> web.Response:
-        return error_response(503, "the service is stopping", headers={"Retry-After": "5", "Connection": "close"})
+        return closing_response(error_response(503, "the service is stopping", headers={"Retry-After": "5"}))
 
     def busy(self, error: BusyError) -> web.Response:
         retry = str(max(1, round(error.retry_after_s)))
         return error_response(503, "the graph is full, try again later", headers={"Retry-After": retry})
 
-    def too_large(self, request: web.BaseRequest) -> web.Response:
-        response = error_response(
-            413, f"the body is larger than {self.max_body} bytes", headers={"Connection": "close"}
-        )
-        response.force_close()
-        return response
+    def too_large(self) -> web.Response:
+        return closing_response(error_response(413, f"the body is larger than {self.max_body} bytes"))
 
     async def read(self, request: web.BaseRequest) -> CoreList:
-        """The request as a list of one buffer. Raises TooLarge, TimeoutError, OutOfMemoryError."""
+        """The request as a list of one buffer. Raises TooLarge, Refused, TimeoutError, OutOfMemoryError."""
         body: bytes | bytearray = b""
         if request.body_exists:
             body = await self._read_body(request)
@@ -178,6 +182,7 @@ class HttpSource(SourceUnit):
             if len(body) > self.max_body:
                 raise TooLarge
             return body
+        _tell_to_go_on(request)
         collected = bytearray()
         async with asyncio.timeout(self.read_timeout_s):
             while True:
@@ -197,17 +202,17 @@ class HttpSource(SourceUnit):
         try:
             return await self._serve(request)
         except TooLarge:
-            return self.too_large(request)
+            return self.too_large()
+        except Refused as refused:
+            return refused.response
         except TimeoutError:
-            response = error_response(408, "the request did not arrive in time", headers={"Connection": "close"})
-            response.force_close()
-            return response
+            return closing_response(error_response(408, "the request did not arrive in time"))
         except BusyError as error:
             return self.busy(error)
         except ShutdownError:
             return self.closing()
         except OutOfMemoryError as error:
-            log.warning("node '%s': %s", self.node.name, error)
+            log.warning("node '%s': %s", self.node.name, str(error))  # not the frames, which hold the body
             return error_response(503, "no memory for the request", headers={"Retry-After": "1"})
         finally:
             self.in_flight -= 1
@@ -216,11 +221,38 @@ class HttpSource(SourceUnit):
         raise NotImplementedError
 
 
-@functools.lru_cache(maxsize=512)
-def _headers_meta(raw: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    """The encoded `headers` of a request; clients send the same ones again and again."""
-    pairs = ((name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, value in raw)
-    return meta.encode_entry("headers", dict(pairs))
+def _tell_to_go_on(request: web.BaseRequest) -> None:
+    """Answers `Expect: 100-continue`, with which clients (curl) ask before they send a large body."""
+    expect = request.headers.get("Expect")
+    if expect is None or request.version < HttpVersion11:
+        return
+    if expect.lower() != "100-continue":
+        raise Refused(closing_response(error_response(417, "Expect may only ask for 100-continue")))
+    if request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+RawHeaders = tuple[tuple[bytes, bytes], ...]
+_known_headers: dict[RawHeaders, bytes] = {}  # clients send the same ones again and again
+KNOWN_MAX, KNOWN_SIZE = 512, 2048  # entries; bytes of one, so that nobody can fill the memory with them
+
+
+def _headers_meta(raw: RawHeaders) -> bytes:
+    """The encoded `headers` of a request. Raises Refused when they are too large."""
+    block = _known_headers.get(raw)
+    if block is None:
+        values: dict[str, str] = {}
+        for name_bytes, value_bytes in raw:
+            name, value = name_bytes.decode("utf-8", "replace"), value_bytes.decode("utf-8", "replace")
+            values[name] = f"{values[name]}, {value}" if name in values else value
+        block = meta.encode_entry("headers", values)
+        if len(block) > HEADERS_LIMIT:
+            raise Refused(error_response(431, f"the headers are larger than {HEADERS_LIMIT} bytes"))
+        if len(block) <= KNOWN_SIZE:
+            if len(_known_headers) >= KNOWN_MAX:
+                _known_headers.clear()
+            _known_headers[raw] = block
+    return block
 
 
 def private_of(reply: Any) -> dict[str, Any]:

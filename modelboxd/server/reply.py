@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
+import re
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from modelbox.errors import BusyError, ModelBoxError, ShutdownError, TimedOutError, WorkerLostError
+from modelbox.errors import (
+    BusyError,
+    ConfigError,
+    InternalError,
+    ModelBoxError,
+    OutOfMemoryError,
+    ShutdownError,
+    TimedOutError,
+    WorkerLostError,
+)
 from modelboxd.server.listener import SECURITY_HEADERS, error_response
 
 if TYPE_CHECKING:
@@ -35,10 +46,11 @@ class Reply:
 
     def fail(self, status: int, code: str, message: str) -> None:
         """A JSON error. [any thread]"""
+        headers = {"Retry-After": "1"} if status == 503 else None
         if self._io.is_current():
-            self._set(error_response(status, message, code))
+            self._set(error_response(status, message, code, headers))
         else:
-            self._io.call(lambda: self._set(error_response(status, message, code)))
+            self._io.call(lambda: self._set(error_response(status, message, code, headers)))
 
     def ended(self, session: SessionView) -> None:
         """The session is over: whoever still waits learns why at once. [any thread]"""
@@ -47,7 +59,10 @@ class Reply:
         if session.error is None:
             self.fail(500, "NoReply", "the graph ended without a reply")
         else:
-            self.fail(http_status(session.error), type(session.error).__name__, session.error.message)
+            error = session.error
+            # What a bug of ours says is for the log, where it stands already.
+            message = "internal error" if isinstance(error, InternalError) else error.message
+            self.fail(http_status(error), type(error).__name__, message)
 
     def time_out(self, limit_ms: int) -> bool:
         """408; False when there is an answer already. [I/O thread]"""
@@ -68,7 +83,7 @@ def http_status(error: ModelBoxError) -> int:
     """The HTTP status of a session's error."""
     if isinstance(error, TimedOutError):
         return 504
-    if isinstance(error, (BusyError, ShutdownError)):
+    if isinstance(error, (BusyError, OutOfMemoryError, ShutdownError)):
         return 503
     if isinstance(error, WorkerLostError):
         return 502
@@ -95,7 +110,17 @@ CONTENT_TYPES = {
 }
 
 
+_MIME = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(;[\x20-\x7e]*)?", re.ASCII)
+
+
 def base_headers(content_type: str) -> dict[str, str]:
-    """Headers of a good answer; `content_type` is a word of the list above or a full MIME type."""
-    kind = CONTENT_TYPES.get(content_type, content_type if "/" in content_type else "")
-    return {**SECURITY_HEADERS, "Content-Type": kind or CONTENT_TYPES["txt"]}
+    """Headers of a good answer; `content_type` is a word of the list above or a full MIME type.
+
+    Raises ConfigError.
+    """
+    kind = CONTENT_TYPES.get(content_type.lower(), content_type)
+    if not _MIME.fullmatch(kind):
+        near = difflib.get_close_matches(content_type, CONTENT_TYPES, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"{', '.join(CONTENT_TYPES)}, or such as image/webp"
+        raise ConfigError(f"content_type {content_type!r} is neither a known word nor a MIME type", hint=hint)
+    return {**SECURITY_HEADERS, "Content-Type": kind}

@@ -62,6 +62,33 @@ def test_lines_of_the_page_are_found(server: Server) -> None:
     assert all(box["score"] > 0.5 for box in boxes)
 
 
+def overlap(left: list[list[int]], right: list[list[int]]) -> float:
+    """Intersection over union of two convex boxes."""
+    a, b = np.array(left, np.float32), np.array(right, np.float32)
+    common = cv2.intersectConvexConvex(a, b)[0]
+    return float(common / (cv2.contourArea(a) + cv2.contourArea(b) - common))
+
+
+def test_boxes_are_those_of_rapidocr(server: Server) -> None:
+    """rapidocr resizes to another size and clips otherwise, so a pixel or two may differ."""
+    theirs = json.loads((TOP / "tests/data/page_boxes_rapidocr.json").read_text())["boxes"]
+    _, answer = post(server, (TEXT / "page.png").read_bytes())
+    ours = [box["corners"] for box in answer["boxes"]]  # type: ignore[attr-defined]
+    assert len(ours) == len(theirs)
+    for box in theirs:
+        assert max(overlap(box, other) for other in ours) > 0.85
+
+
+def test_hello_world_greets(server: Server) -> None:
+    line = server.wait_for("/hello (port ")
+    saved, server.ports = server.ports, {"receive": int(line.split("(port ")[1].rstrip(")"))}
+    try:
+        assert server.request("/hello", b"Ada\n")[:2] == (200, b"hello, Ada\n")
+        assert server.request("/hello", method="GET")[:2] == (200, b"hello, world\n")
+    finally:
+        server.ports = saved
+
+
 def test_bad_pictures_are_refused_and_the_next_one_works(server: Server) -> None:
     good = (TEXT / "page.png").read_bytes()
     jpeg = cv2.imencode(".jpg", cv2.imdecode(np.frombuffer(good, np.uint8), 1))[1].tobytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,8 +48,9 @@ def test_imports_go_one_way() -> None:
     for package in ("modelbox", "modelboxd"):
         for path in (TOP / package).rglob("*.py"):
             own = part(".".join(path.relative_to(TOP).with_suffix("").parts))
-            if not own:
-                continue  # the packages' __init__.py
+            if path == TOP / "modelboxd/__init__.py":
+                continue
+            assert own, f"{path.relative_to(TOP)}: give its part a rank in this test"
             for line, module in imports(path):
                 other = part(module)
                 if other and other != own and RANKS[other] >= RANKS[own]:
@@ -61,6 +63,45 @@ def test_core_binding_knows_only_errors_and_status() -> None:
         for _, module in imports(path):
             if module.startswith("modelbox."):
                 assert module.startswith(("modelbox._core", "modelbox.errors", "modelbox.status")), path
+
+
+def test_built_in_units_see_the_engine_facade_and_the_server_only() -> None:
+    seen = {"modelboxd.engine.unit", "modelboxd.engine.feed", "modelboxd.graph.model", "modelboxd.server"}
+    for path in (TOP / "flowunits").rglob("*.py"):
+        for line, module in imports(path):
+            if module.startswith("modelboxd"):
+                allowed = any(module == name or module.startswith(name + ".") for name in seen)
+                assert allowed, f"{path.relative_to(TOP)}:{line}: {module}"
+
+
+def test_example_units_are_written_as_users_write_them() -> None:
+    units = list((TOP / "examples").glob("*/flowunit/*/*.py"))
+    assert len(units) >= 2
+    for path in units:
+        for line, module in imports(path):
+            assert module.split(".")[0] not in ("modelbox", "modelboxd"), f"{path}:{line}: import _flowunit"
+
+
+def test_a_unit_lies_in_a_folder_of_its_name() -> None:
+    for folder in (TOP / "flowunits").iterdir():
+        if folder.is_dir() and folder.name not in ("common", "__pycache__"):
+            parts = {path.suffix for path in folder.glob(f"{folder.name}.*")}
+            assert ".cc" in parts or {".toml", ".py"} <= parts, folder
+
+
+def test_names_of_files() -> None:
+    for top in ("modelbox", "modelboxd", "flowunits", "examples", "benchmarks", "tests"):
+        for path in (TOP / top).rglob("*.py"):
+            assert re.fullmatch(r"[a-z_][a-z0-9_]*", path.stem), path
+            assert path.stem not in ("utils", "util", "helpers", "misc"), f"{path}: name the idea"
+    for path in (TOP / "csrc").glob("*/**/*.[ch]"):
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", path.stem), path
+
+
+def test_the_public_header_stands_alone() -> None:
+    for path in (TOP / "csrc/include/modelbox").glob("*.h"):
+        included = re.findall(r"#include\s+[<\"]([^>\"]+)", path.read_text())
+        assert set(included) <= {"stddef.h", "stdint.h", "stdbool.h"}, path
 
 
 def test_top_level() -> None:
@@ -90,7 +131,5 @@ def test_top_level() -> None:
 
 
 def test_readme_names_pages_that_exist() -> None:
-    import re
-
     for page in re.findall(r"\]\((docs/[^)]+)\)", (TOP / "README.md").read_text()):
         assert (TOP / page).exists(), page

@@ -11,46 +11,59 @@ from hypothesis import strategies as st
 
 from modelbox.errors import GraphError, Where
 from modelboxd.graph.dot import DotGraph, parse_dot
+from modelboxd.graph.model import Attr
 
 
 def parse(text: str) -> DotGraph:
     return parse_dot(text, lambda line, column: Where("g.dot", line, column))
 
 
-def graphviz(text: str) -> tuple[dict[str, dict[str, str]], list[tuple[str, str, str, str]]]:
-    """Nodes with attributes and edges with ports, as Graphviz reads them."""
+Attrs = dict[str, str]
+Edges = list[tuple[str, str, str, str, Attrs]]
+
+
+def graphviz(text: str) -> tuple[dict[str, Attrs], Edges]:
+    """Nodes with attributes, edges with ports and attributes, as Graphviz reads them."""
     done = subprocess.run(["dot", "-Tdot_json"], input=text, capture_output=True, text=True, check=True)
     data = json.loads(done.stdout)
-    hidden = {"_gvid", "name", "nodes", "edges", "subgraphs", "label", "bb"}
-    objects = [item for item in data.get("objects", []) if "nodes" not in item and "subgraphs" not in item]
+    objects = data.get("objects", [])[data["_subgraph_cnt"] :]
     by_id = {item["_gvid"]: item["name"] for item in objects}
-    nodes = {item["name"]: {k: v for k, v in item.items() if k not in hidden} for item in objects}
+    nodes = {item["name"]: chosen(item) for item in objects}
     edges = [
-        (by_id[edge["tail"]], edge.get("tailport", ""), by_id[edge["head"]], edge.get("headport", ""))
-        for edge in data.get("edges", [])
+        (by_id[e["tail"]], port(e.get("tailport", "")), by_id[e["head"]], port(e.get("headport", "")), chosen(e))
+        for e in data.get("edges", [])
     ]
     return nodes, edges
 
 
-def ours(graph: DotGraph) -> tuple[dict[str, dict[str, str]], list[tuple[str, str, str, str]]]:
-    nodes = {
-        node.name: {key: attr.text for key, attr in node.attrs.items() if key != "label"}
-        for node in graph.nodes.values()
-    }
-    return nodes, [(e.src, e.src_port or "", e.dst, e.dst_port or "") for e in graph.edges]
+def chosen(item: Attrs) -> Attrs:
+    """The attributes that tests set; Graphviz leaves empty ones out and adds some of its own."""
+    own = ("_gvid", "name", "nodes", "edges", "subgraphs", "label", "bb", "tail", "head", "tailport", "headport", "key")
+    return {key: value for key, value in item.items() if key not in own and value}
+
+
+def port(text: str) -> str:
+    """Graphviz keeps the compass point that we do not need."""
+    return text.removesuffix(":ne")
+
+
+def ours(graph: DotGraph) -> tuple[dict[str, Attrs], Edges]:
+    def texts(attrs: dict[str, Attr]) -> Attrs:
+        return chosen({key: attr.text for key, attr in attrs.items()})
+
+    nodes = {node.name: texts(node.attrs) for node in graph.nodes.values()}
+    return nodes, [(e.src, e.src_port or "", e.dst, e.dst_port or "", texts(e.attrs)) for e in graph.edges]
 
 
 def agree(text: str) -> None:
     their_nodes, their_edges = graphviz(text)
     our_nodes, our_edges = ours(parse(text))
-    # Graphviz leaves empty attributes out, and keeps the compass point that we do not need.
-    our_nodes = {name: {key: value for key, value in attrs.items() if value} for name, attrs in our_nodes.items()}
-    their_edges = [(a, b.removesuffix(":ne"), c, d.removesuffix(":ne")) for a, b, c, d in their_edges]
-    keys = {key for attrs in our_nodes.values() for key in attrs}
-    assert our_nodes == {
-        name: {key: attrs[key] for key in keys if attrs.get(key)} for name, attrs in their_nodes.items()
-    }
-    assert sorted(our_edges) == sorted(their_edges)
+    assert our_nodes == their_nodes
+
+    def order(edge: tuple[str, str, str, str, Attrs]) -> tuple[str, str, str, str, str]:
+        return (*edge[:4], str(sorted(edge[4].items())))
+
+    assert sorted(our_edges, key=order) == sorted(their_edges, key=order)
 
 
 @pytest.mark.parametrize(
@@ -66,16 +79,26 @@ def agree(text: str) -> None:
         'digraph { a [t="quote \\" inside"]; _x9; ü -> b }',
         "DiGraph { a -> b [weight=2] ; edge [x=1]; c -> d; rankdir=LR; graph [q=3] }",
         "digraph { a [x=1; y=2] [z=3] }",
+        "digraph { a, b [x=1]; a, b -> c, d -> { e; f, g } [w=2] }",
+        "digraph { {a b} -> {c d} -> e [k=1] }",
+        "digraph { subgraph s { node [k=1]; a } node [j=2]; subgraph s { b } -> c; b -> subgraph s { d } }",
+        "digraph { subgraph s { subgraph t { node [k=1]; a } } subgraph t { b } subgraph s { subgraph t { c } } }",
+        'digraph { a -> b [tailport=out, headport="in:0"]; edge [w=1]; a:x -> b; { edge [w=2, v=3] b -> a [v=4] } }',
+        'digraph { a [x="l\\nm\\\\n\\"q"]; b [x="one \\\ntwo"]; "a\\\\" }',
+        "digraph { a [x=<a<b>c<d<e>>>, y=<>, z=< <BR/> >] }",
+        "digraph { 1 -> -1.5 -> .5 -> 2. }",
+        "digraph { a -> a; strict_ -> node1 -> Edge_; subgraph_ }",
+        'digraph { a [x="&amp; <b>"]; "1:2" -> b:"0:1":ne }',
+        "digraph {}",
+        "digraph g { node [] edge [] graph [] [x=1] }",
     ],
 )
 def test_same_as_graphviz(text: str) -> None:
     agree(text)
 
 
-names = st.one_of(
-    st.sampled_from(["a", "b", "node1", "_x", "9", "1.5", "graph_", "x y", "ä", 'q"t', "sub-graph", "-3"]),
-    st.text(st.characters(codec="utf-8", exclude_characters="\0\\\r\n", exclude_categories=("Cs", "Cc")), max_size=5),
-)
+plain = st.text(st.characters(codec="utf-8", exclude_characters="\0\\\r", exclude_categories=("Cs", "Cc")), max_size=5)
+names = st.one_of(st.sampled_from(["a", "b", "c", "d", "x y", "ä", 'q"t', "node", "-3"]), plain)
 
 
 def quoted(name: str) -> str:
@@ -83,25 +106,57 @@ def quoted(name: str) -> str:
 
 
 @st.composite
+def ids(draw: st.DrawFn, texts: st.SearchStrategy[str] = names) -> str:
+    """One id in any of the ways to write it."""
+    kind = draw(st.integers(0, 9))
+    if kind == 0:
+        return draw(st.sampled_from(["7", "-3", "1.5", "-.25", "2."]))
+    if kind == 1:
+        return "<" + draw(st.sampled_from(["", "b", "a<i>x</i>", "<b><i>x</i></b>", '"'])) + ">"
+    if kind == 2:
+        return " + ".join(quoted(part) for part in draw(st.lists(texts, min_size=1, max_size=3)))
+    if kind < 6:
+        return draw(st.sampled_from(["a", "b", "c", "_x9", "ünï", "Graph1", "stricter"]))
+    return quoted(draw(texts))
+
+
+@st.composite
+def attributes(draw: st.DrawFn) -> str:
+    pairs = draw(st.lists(st.tuples(st.sampled_from(["k1", "k2", "flowunit"]), ids()), max_size=3))
+    between = draw(st.sampled_from([", ", ";", " "]))
+    return "[" + between.join(f"{key}={value}" for key, value in pairs) + "]"
+
+
+@st.composite
+def statement(draw: st.DrawFn, depth: int = 2) -> str:
+    kind = draw(st.sampled_from(["node", "edge", "edge", "default", "sub", "graph"] if depth else ["node", "default"]))
+    if kind == "node":
+        return ", ".join(draw(st.lists(ids(), min_size=1, max_size=2))) + " " + draw(attributes())
+    if kind == "default":
+        return draw(st.sampled_from(["node", "NODE", "edge", "Edge", "graph"])) + " " + draw(attributes())
+    if kind == "graph":
+        return f"rank_{draw(st.integers(0, 2))} = {draw(ids())}"
+    if kind == "sub":
+        return draw(subgraph(depth - 1))
+    points = st.one_of(ids(), st.tuples(ids(), ids(st.sampled_from(["in", "o/1", "t:0"]))).map(":".join), subgraph(0))
+    chain = " -> ".join(draw(st.lists(points, min_size=2, max_size=3)))
+    return chain + (" " + draw(attributes()) if draw(st.booleans()) else "")
+
+
+@st.composite
+def subgraph(draw: st.DrawFn, depth: int) -> str:
+    head = draw(st.sampled_from(["", "subgraph ", "subgraph s1 ", "subgraph s2 ", "SubGraph cluster_x "]))
+    return head + "{" + " ".join(draw(st.lists(statement(depth), max_size=3))) + "}"
+
+
+@st.composite
 def dots(draw: st.DrawFn) -> str:
-    statements = []
-    for _ in range(draw(st.integers(0, 6))):
-        kind = draw(st.sampled_from(["node", "edge", "default", "sub"]))
-        first, second = quoted(draw(names)), quoted(draw(names))
-        key = draw(st.sampled_from(["k1", "k2", "flowunit"]))
-        value = quoted(draw(names))
-        if kind == "node":
-            statements.append(f"{first} [{key}={value}]")
-        elif kind == "edge":
-            statements.append(f"{first}:p1 -> {second} -> {first}")
-        elif kind == "default":
-            statements.append(f"node [{key}={value}]")
-        else:
-            statements.append(f"subgraph {{ node [{key}={value}]; {first}; {second} }}")
-    return "digraph { " + draw(st.sampled_from([";", "\n", " "])).join(statements) + " }"
+    between = draw(st.sampled_from([";", "\n", " ", " // }\n", ' /* " */ ', "\n# [\n"]))
+    head = draw(st.sampled_from(["digraph", "DIGRAPH name", 'digraph "a" + "b"', "digraph 1"]))
+    return head + " { " + between.join(draw(st.lists(statement(), max_size=6))) + " }"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(dots())
 def test_random_graphs_same_as_graphviz(text: str) -> None:
     agree(text)

@@ -54,13 +54,13 @@ class FakeEntry:
     """What arrives goes to `work`, on the I/O thread; sessions are kept for the test to look at."""
 
     work: Callable[[FakeSession, Buffer], None]
-    refuse: ModelBoxError | None = None
+    refuse: Callable[[], ModelBoxError] | None = None
     sessions: list[FakeSession] = field(default_factory=list)
     opened: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     def open(self, private: Any = None, on_end: Any = None) -> FakeSession:
         if self.refuse is not None:
-            raise self.refuse
+            raise self.refuse()
         session = FakeSession(private or {}, on_end)
         self.sessions.append(session)
         self.opened.release()

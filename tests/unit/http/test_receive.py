@@ -119,8 +119,12 @@ def test_more_than_max_requests(bench: Bench) -> None:
 
 def test_a_full_graph(bench: Bench) -> None:
     unit, entry = bench.serve()
-    busy = BusyError("node 'receive': 1024 buffers wait already")
-    busy.retry_after_s = 2.6
+
+    def busy() -> BusyError:
+        error = BusyError("node 'receive': 1024 buffers wait already")
+        error.retry_after_s = 2.6
+        return error
+
     with Client(unit.port) as client:
         entry.refuse = busy
         answer = client.post(b"x")
@@ -132,7 +136,7 @@ def test_a_full_graph(bench: Bench) -> None:
 def test_no_memory(bench: Bench) -> None:
     unit, entry = bench.serve()
     with Client(unit.port) as client:
-        entry.refuse = OutOfMemoryError("buffer memory is limited to 1 MiB ([memory] max_mb) and in use")
+        entry.refuse = lambda: OutOfMemoryError("buffer memory is limited to 1 MiB ([memory] max_mb) and in use")
         answer = client.post(b"x")
         assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
         assert "max_mb" not in answer.json()["error_msg"]
@@ -199,7 +203,7 @@ def test_a_client_that_goes_cancels_its_session(bench: Bench) -> None:
         client.send(b"POST /v1 HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
         session = entry.wait_session()
     assert session.cancelled.wait(LIMIT_S)
-    assert "client" in str(session.error)
+    assert "nobody waits" in str(session.error)
     assert unit.in_flight == 0
 
 
@@ -274,7 +278,7 @@ def test_a_bug_behind_the_door(bench: Bench, caplog: pytest.LogCaptureFixture) -
         assert client.post(path="/v1/health", method="GET").status == 200
     assert entry.sessions[0].ended  # nothing is left behind
     assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 1
-    caplog.clear()
+    caplog.clear()  # the record holds the frames, and they the buffer
     gc.collect()
 
 
@@ -283,7 +287,8 @@ def test_a_bug_behind_the_door(bench: Bench, caplog: pytest.LogCaptureFixture) -
 
 def test_stopping(bench: Bench) -> None:
     unit, entry = bench.serve(hold)
-    with Client(unit.port) as first, Client(unit.port) as second:
+    port = unit.port
+    with Client(port) as first, Client(port) as second:
         first.send(b"POST /v1 HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
         session = entry.wait_session()
         unit.stop()
@@ -293,14 +298,15 @@ def test_stopping(bench: Bench) -> None:
         assert second.at_end()
         bench.answer(session, Buffer(CPU, "done"))
         assert first.answer().body == b"done"
-    unit.close()
+        unit.close()
+        assert first.at_end()  # kept alive until now
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", unit_port := entry.port if hasattr(entry, "port") else 0))
+        socket.create_connection(("127.0.0.1", port))
 
 
 def test_a_job_that_stopped_first(bench: Bench) -> None:
     unit, entry = bench.serve()
-    entry.refuse = ShutdownError("job 'job' is stopping")
+    entry.refuse = lambda: ShutdownError("job 'job' is stopping")
     with Client(unit.port) as client:
         assert client.post(b"x").status == 503
         assert client.at_end()
@@ -327,7 +333,8 @@ def test_async(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["", "127.0.0.1:80", "ftp://127.0.0.1:80/", "http://:80/x", "http://h:99999/", "http://h:no/", "http://[::1/x"]
+    "endpoint",
+    ["", "127.0.0.1:80", "ftp://127.0.0.1:80/", "http://:80/x", "http://h:99999/", "http://h:no/", "http://[::1/x"],
 )
 def test_bad_endpoints(bench: Bench, endpoint: str) -> None:
     with pytest.raises(ConfigError) as caught:
