@@ -122,13 +122,15 @@ def test_a_request_in_flight_keeps_the_port_until_its_deadline(bench: Bench) -> 
 
 def tls_get(port: int, cert: str) -> bytes:
     context = ssl.create_default_context(cafile=cert)
-    with socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S) as raw:
-        with context.wrap_socket(raw, server_hostname="127.0.0.1") as sock:
-            sock.sendall(b"POST /v1 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
-            received = b""
-            while not received.endswith(b"\r\n\r\nhi"):
-                received += sock.recv(4096)
-            return received
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S) as raw,
+        context.wrap_socket(raw, server_hostname="127.0.0.1") as sock,
+    ):
+        sock.sendall(b"POST /v1 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
+        received = b""
+        while not received.endswith(b"\r\n\r\nhi"):
+            received += sock.recv(4096)
+        return received
 
 
 def test_tls(bench: Bench, tmp_path: Path) -> None:
