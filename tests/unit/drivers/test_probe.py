@@ -72,10 +72,10 @@ def test_a_library_that_garbles_its_report(tmp_path: Path) -> None:
 def test_a_library_that_closes_all_descriptors(tmp_path: Path, then: str) -> None:
     library(tmp_path, "modelbox_a.so", name="a", extra=f"for (int i = 0; i < 99; i++) close(i); {then}")
     library(tmp_path, "modelbox_b.so", name="b")
-    registry = scan(tmp_path, timeout_s=1.0)
+    registry = scan(tmp_path, timeout_s=2.0)
     assert names(registry) == ["b"]
     (problem,) = problems(registry)
-    reason = "did not answer within 1 s" if then else "ended the process with exit code"
+    reason = "did not answer within 2 s" if then else "ended the process with exit code"
     assert problem.startswith(f"{tmp_path}/modelbox_a.so: {reason}")
 
 
