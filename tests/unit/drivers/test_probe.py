@@ -52,7 +52,7 @@ def test_noise_does_not_reach_the_report(tmp_path: Path, capfd: pytest.CaptureFi
 
 
 def test_a_library_that_writes_to_all_descriptors(tmp_path: Path) -> None:
-    noise = 'for (int i = 3; i < 99; i++) (void)!write(i, "][\\n", 3);'
+    noise = 'for (int i = 3; i < 4096; i++) (void)!write(i, "][\\n", 3);'
     library(tmp_path, "modelbox_a.so", name="a", extra=noise)
     library(tmp_path, "modelbox_b.so", name="b")
     registry = scan(tmp_path)
@@ -60,7 +60,7 @@ def test_a_library_that_writes_to_all_descriptors(tmp_path: Path) -> None:
 
 
 def test_a_library_that_garbles_its_report(tmp_path: Path) -> None:
-    noise = 'for (int i = 3; i < 99; i++) (void)!write(i, "][", 2);'
+    noise = 'for (int i = 3; i < 4096; i++) (void)!write(i, "][", 2);'
     library(tmp_path, "modelbox_a.so", name="a", extra=noise)
     library(tmp_path, "modelbox_b.so", name="b")
     registry = scan(tmp_path)
@@ -70,7 +70,7 @@ def test_a_library_that_garbles_its_report(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("then", ["", "for (;;) pause();"])
 def test_a_library_that_closes_all_descriptors(tmp_path: Path, then: str) -> None:
-    library(tmp_path, "modelbox_a.so", name="a", extra=f"for (int i = 0; i < 99; i++) close(i); {then}")
+    library(tmp_path, "modelbox_a.so", name="a", extra=f"for (int i = 0; i < 4096; i++) close(i); {then}")
     library(tmp_path, "modelbox_b.so", name="b")
     registry = scan(tmp_path, timeout_s=2.0)
     assert names(registry) == ["b"]
