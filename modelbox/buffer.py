@@ -2,11 +2,13 @@
 
 A Buffer is either over the core's memory (received, or allocated from the pool) or over Python data that is
 copied into the pool once, when it is sent. Data that was received belongs to everybody: it is shown without a
-copy, and what a unit writes into it stays in this process until the buffer is pushed again.
+copy, and what a unit writes into it stays in this process until the buffer is pushed again. Copies of a buffer
+share its data: what is written through one of them is seen through all, each has its own meta.
 """
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -46,6 +48,16 @@ def set_default_pool(pool: Pool) -> None:
     _pool = pool
 
 
+class _Data:
+    """The data of a buffer and of its copies, as far as it differs from what the core has."""
+
+    __slots__ = ("own", "scribbled")
+
+    def __init__(self, own: Array | bytes | None = None) -> None:
+        self.own = own  # in this process only; None: in the core's memory
+        self.scribbled = False  # the core's memory is another process' and was perhaps written to, privately
+
+
 class Buffer(Exporter):
     """Data, meta and perhaps an error.
 
@@ -55,16 +67,16 @@ class Buffer(Exporter):
     """
 
     ModelBoxDataType = ModelBoxDataType
-    __slots__ = ("_core", "_data", "_error", "_kind", "_meta", "_meta_changed", "_scribbled")
+    __slots__ = ("_core", "_data", "_error", "_kind", "_meta", "_meta_changed", "_packed")
 
     def __init__(self, device: Device | Buffer | None = None, data: Any = None) -> None:
         self._core: CData = None  # mb_buffer *, ours
-        self._data: Array | bytes | None = None  # not yet in shared memory
+        self._data = _Data()
+        self._packed: Array | bytes | None = None  # what _core was made from
         self._meta: dict[str, Any] | None = {}  # None: still encoded in _core
         self._meta_changed = False
         self._kind = RAW
         self._error: tuple[str, str] | None = None
-        self._scribbled = False
         if isinstance(device, Buffer):
             self._copy_from(device)
         elif data is not None:
@@ -78,12 +90,12 @@ class Buffer(Exporter):
         """Wraps a core buffer; takes over one reference."""
         self = cls.__new__(cls)
         self._core = ffi.gc(pointer, lib.mb_buffer_unref)
-        self._data = None
+        self._data = _Data()
+        self._packed = None
         self._meta = None
         self._meta_changed = False
         self._kind = lib.mb_buffer_kind(pointer)
         self._error = None
-        self._scribbled = False
         if lib.mb_buffer_error(pointer, ffi.NULL, ffi.NULL):
             code, message = ffi.new("char **"), ffi.new("char **")
             lib.mb_buffer_error(pointer, code, message)
@@ -94,20 +106,22 @@ class Buffer(Exporter):
         return self
 
     def _copy_from(self, other: Buffer) -> None:
-        self._core, self._data, self._kind, self._error = other._core, other._data, other._kind, other._error
+        self._core, self._data, self._packed = other._core, other._data, other._packed
+        self._kind, self._error = other._kind, other._error
         self._meta = None if other._meta is None else dict(other._meta)
-        self._meta_changed, self._scribbled = other._meta_changed, other._scribbled
+        self._meta_changed = other._meta_changed
 
     # ---- data ----------------------------------------------------------------------------------------
 
     def build(self, data: Any) -> None:
         """Replaces the data: text or bytes (kind STRING), a list of arrays, or anything with an array form."""
-        self._core, self._error, self._scribbled = None, None, False
-        self._meta = self.meta_dict() if self._meta is None else self._meta
+        self.meta_dict()  # while _core is there to tell it
+        self._core = self._packed = self._error = None
+        self._data = _Data()
         if isinstance(data, str):
-            self._data, self._kind = data.encode("utf-8", "surrogateescape"), STRING
+            self._data.own, self._kind = data.encode("utf-8", "surrogateescape"), STRING
         elif isinstance(data, (bytes, bytearray)):
-            self._data, self._kind = bytes(data), STRING
+            self._data.own, self._kind = bytes(data), STRING
         elif isinstance(data, list):
             arrays = [np.ascontiguousarray(item) for item in data]
             if not arrays:
@@ -123,7 +137,7 @@ class Buffer(Exporter):
         kind = from_numpy(array.dtype)
         if not array.dtype.isnative:
             array = array.astype(array.dtype.newbyteorder("="))
-        self._data = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+        self._data.own = array if array.flags.c_contiguous else np.ascontiguousarray(array)
         self._kind = RAW
         values = self._meta if self._meta is not None else {}
         values["shape"], values["type"] = list(array.shape), kind
@@ -131,16 +145,19 @@ class Buffer(Exporter):
 
     def get_bytes(self) -> int:
         """Size of the data in bytes; 0 for an error."""
-        if self._data is not None:
-            return len(self._data) if isinstance(self._data, bytes) else int(self._data.nbytes)
+        own = self._data.own
+        if own is not None:
+            return len(own) if isinstance(own, bytes) else int(own.nbytes)
         return 0 if self._core is None or self._error else int(lib.mb_buffer_size(self._core))
 
     def view(self) -> memoryview:
         """The bytes, read-only, without a copy; stays valid as long as somebody holds it."""
-        if self._data is not None:
-            return memoryview(cast(Any, self._data)).toreadonly().cast("B") if self.get_bytes() else memoryview(b"")
         size = self.get_bytes()
-        return memoryview(self._hold(lib.mb_buffer_data(self._core), size)).toreadonly() if size else memoryview(b"")
+        if not size:
+            return memoryview(b"")
+        if self._data.own is not None:
+            return memoryview(cast(Any, self._data.own)).toreadonly().cast("B")
+        return memoryview(self._hold(lib.mb_buffer_data(self._core), size)).toreadonly()
 
     def _hold(self, data: CData, size: int) -> Any:
         """A buffer object over core memory that keeps the memory alive."""
@@ -166,28 +183,23 @@ class Buffer(Exporter):
 
     def numpy(self) -> Array:
         """The data as an array by meta `shape` and `type`: a read-only view, no copy."""
-        if isinstance(self._data, np.ndarray):
-            array = self._data.view()
-            array.flags.writeable = False
-            return array
         return self._shaped(np.frombuffer(self.view(), np.uint8))
 
     def _writable(self) -> Array:
-        """The data as a writable array, without a copy where nobody else can see the writes."""
-        if isinstance(self._data, np.ndarray) and self._data.flags.writeable:
-            return self._data
-        if self._core is not None and self._data is None:
-            size = self.get_bytes()
-            own = lib.mb_buffer_writable(self._core)
-            place = own if own != ffi.NULL else lib.mb_buffer_scribble(self._core)
-            if place != ffi.NULL and size:
-                self._scribbled = self._scribbled or own == ffi.NULL
+        """The data as a writable array, without a copy where nobody outside this process sees the writes."""
+        own = self._data.own
+        if isinstance(own, np.ndarray) and own.flags.writeable:
+            return self._shaped(own.reshape(-1).view(np.uint8))
+        size = self.get_bytes()
+        if own is None and size:
+            ours = lib.mb_buffer_writable(self._core)
+            place = ours if ours != ffi.NULL else lib.mb_buffer_scribble(self._core)
+            if place != ffi.NULL:
+                self._data.scribbled = self._data.scribbled or ours == ffi.NULL
                 return self._shaped(np.frombuffer(self._hold(place, size), np.uint8))
-        values = self.meta_dict()
-        copy = self.numpy().copy()
-        self._meta, self._core, self._data = values, None, copy
-        self._meta_changed = True
-        return copy
+        array = self.numpy().copy()
+        self._data.own = array
+        return array
 
     def __buffer__(self, flags: int) -> memoryview:
         return memoryview(cast(Any, self._writable()))
@@ -202,16 +214,13 @@ class Buffer(Exporter):
 
     def as_bytes(self) -> bytes:
         """A copy of the data."""
-        if self._data is None:
+        if self._data.own is None:
             size = self.get_bytes()
             return ffi.buffer(lib.mb_buffer_data(self._core), size)[:] if size else b""
         return bytes(self.view())
 
     def __str__(self) -> str:
         return self.as_bytes().decode()
-
-    def __len__(self) -> int:
-        return self.get_bytes()
 
     # ---- error --------------------------------------------------------------------------------------------
 
@@ -220,9 +229,10 @@ class Buffer(Exporter):
 
     def set_error(self, code: str, message: str) -> None:
         """Drops the data and makes this an error; `code` is "<Unit>.<Reason>"."""
-        self._meta = self.meta_dict()
+        self.meta_dict()  # while _core is there to tell it
         self._meta_changed = True
-        self._core = self._data = None
+        self._core = self._packed = None
+        self._data = _Data()
         self._error = (code, message)
 
     def get_error_code(self) -> str:
@@ -242,18 +252,27 @@ class Buffer(Exporter):
         return self._meta
 
     def get(self, key: str) -> Any:
-        """The value of a meta key. Raises ValueError when it is missing."""
+        """The value of a meta key: lists as copies, other objects themselves. Raises ValueError when it is missing."""
         try:
-            return self.meta_dict()[key]
+            value = self.meta_dict()[key]
         except KeyError:
             raise ValueError(f"can not find buffer meta: {key}") from None
+        if value.__class__ in _PLAIN:
+            return value
+        if value.__class__ is list:
+            return _copied(value)
+        self._meta_changed = True  # the caller may change the object itself
+        return value
 
     def set(self, key: str, value: Any) -> None:
-        """Sets a meta key. Raises ValueError or TypeError for values that cannot be sent."""
-        if self._meta is None:
-            self.meta_dict()
-        assert self._meta is not None
-        self._meta[key] = value
+        """Sets a meta key; lists and arrays are copied, other objects are kept until the buffer is sent."""
+        if not isinstance(key, str):
+            raise TypeError(f"a meta key must be a str, not {type(key).__name__}")
+        if value.__class__ is list:
+            value = _copied(value)
+        elif isinstance(value, (np.ndarray, bytearray, memoryview)):
+            value = np.array(value)
+        self.meta_dict()[key] = value
         self._meta_changed = True
 
     def keys(self) -> list[str]:
@@ -273,30 +292,35 @@ class Buffer(Exporter):
     def to_core(self, pool: Pool) -> CData:
         """This buffer as mb_buffer *, borrowed; data not yet in shared memory is copied into `pool`.
 
-        Raises OutOfMemoryError at a memory limit.
+        Raises OutOfMemoryError at a memory limit, ValueError for meta that cannot be sent.
         """
-        if self._core is not None and not self._meta_changed and not self._scribbled:
+        data = self._data
+        own, packed = data.own, self._core is not None and data.own is self._packed and not data.scribbled
+        if packed and not self._meta_changed:
             return self._core
+        block = meta.encode(self.meta_dict())
         if self._error is not None:
             core = ffi.gc(lib.mb_buffer_share(_empty()), lib.mb_buffer_unref)
             code, message = (text.encode(errors="replace").replace(b"\0", b" ") for text in self._error)
             lib.mb_buffer_set_error(core, code, message)
-        elif self._core is None:
-            core = pool.copy_of(self._data) if self.get_bytes() else pool.new(0)
-        elif self._scribbled:
-            core = pool.copy_of(self.view())
-        elif lib.mb_buffer_is_sealed(self._core):
+        elif packed:
             core = ffi.gc(lib.mb_buffer_share(self._core), lib.mb_buffer_unref)
         else:
-            core = self._core
+            size = self.get_bytes()
+            core = pool.copy_of(self.view() if own is None else own) if size else pool.new(0)
         lib.mb_buffer_set_kind(core, self._kind)
-        block = meta.encode(self.meta_dict())
-        if block and lib.mb_buffer_set_meta(core, block, len(block)) < 0:
-            raise ValueError(f"the meta of a buffer is too large ({len(block)} bytes)")
-        self._core, self._meta_changed, self._scribbled = core, False, False
-        if not isinstance(self._data, np.ndarray):
-            self._data = None  # an array stays, since its owner may hold and change it
+        if lib.mb_buffer_set_meta(core, block, len(block)) < 0:
+            raise ValueError(f"the meta of a buffer is too large: {len(block)} bytes, at most {meta.MAX_SIZE}")
+        if not data.scribbled:
+            self._core, self._packed, self._meta_changed = core, own, False
         return core
+
+
+_PLAIN = frozenset((str, int, float, bool, bytes, type(None), ModelBoxDataType))
+
+
+def _copied(values: list[Any]) -> list[Any]:
+    return [_copied(item) if item.__class__ is list else item for item in values]
 
 
 for _name in ("UINT8", "INT8", "BOOL", "INT16", "UINT16", "INT32", "UINT32", "INT64", "UINT64", "FLOAT", "DOUBLE"):
@@ -397,9 +421,10 @@ class BufferList:
 
     def __getitem__(self, position: int) -> Buffer | None:
         """The buffer at `position`, None behind the end. Raises TypeError for a negative one."""
-        if not isinstance(position, int) or position < 0:
+        index = operator.index(position)
+        if index < 0:
             raise TypeError("a position must be a whole number from 0 on")
-        return self._items[position] if position < len(self._items) else None
+        return self._items[index] if index < len(self._items) else None
 
 
 __all__ = ["UINT8", "Buffer", "BufferList", "allow_pickle", "default_pool", "set_default_pool"]

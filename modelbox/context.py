@@ -52,9 +52,18 @@ class DataMeta(_Private):
 
 
 class FlowUnitEvent(DataMeta):
-    """A note of a unit to itself."""
+    """A note of a unit to itself. A key keeps its first value."""
 
     __slots__ = ()
+
+    def set_private(self, key: str, value: Any) -> None:
+        self._private.setdefault(key, value)
+
+    def set_private_int(self, key: str, value: int) -> None:
+        self._private.setdefault(key, int(value))
+
+    def set_private_string(self, key: str, value: str) -> None:
+        self._private.setdefault(key, str(value))
 
 
 class FlowUnitError:

@@ -9,7 +9,7 @@ import numpy as np
 
 
 class ModelBoxDataType(IntEnum):
-    """Numbers as in enum mb_dtype of the plugin ABI."""
+    """Numbers as in enum mb_dtype of the plugin ABI, and those that only ModelBox knows."""
 
     INVALID = 0
     FLOAT = 1
@@ -22,9 +22,17 @@ class ModelBoxDataType(IntEnum):
     COMPLEX64 = 8
     INT64 = 9
     BOOL = 10
+    QINT8 = 11
+    QUINT8 = 12
+    QINT32 = 13
     BFLOAT16 = 14
+    QINT16 = 15
+    QUINT16 = 16
     UINT16 = 17
+    COMPLEX128 = 18
     HALF = 19
+    RESOURCE = 20
+    VARIANT = 21
     UINT32 = 22
     UINT64 = 23
 

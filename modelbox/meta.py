@@ -22,6 +22,7 @@ _U64 = struct.Struct("=Q")
 _F64 = struct.Struct("=d")
 _U32 = struct.Struct("=I")
 _MAX_DEPTH = 32
+MAX_SIZE = 1 << 20  # bytes of one block: MB_META_MAX_SIZE of core.h
 
 
 class Opaque:
@@ -38,13 +39,17 @@ def _pad(data: bytes, at_least: int = 0) -> bytes:
 
 
 def encode(values: dict[str, Any]) -> bytes:
-    """The block of a dict. Raises ValueError for keys that are empty, contain NUL or exceed 255 bytes."""
+    """The block of a dict. Raises ValueError for values that cannot be sent and for keys that are empty, contain
+    NUL or exceed 255 bytes."""
     return b"".join([encode_entry(key, value) for key, value in values.items()])
 
 
 def encode_entry(key: str, value: Any) -> bytes:
-    """One entry of a block."""
-    kind, data = encode_value(value)
+    """One entry of a block. Raises ValueError for a bad key or a value that no form can hold."""
+    try:
+        kind, data = encode_value(value)
+    except Exception as error:  # pickle calls the value's own code, which may raise anything
+        raise ValueError(f"meta {key!r} cannot be sent to another process: {error}") from error
     name = key.encode()
     if not 0 < len(name) < 256 or b"\0" in name:
         raise ValueError(f"meta key {key!r} must have 1 to 255 bytes without NUL")

@@ -1,9 +1,12 @@
 """inference_onnx: ONNX models by onnxruntime, behind unit TOMLs with virtual_type = "onnx".
 
 Ports:   named as the model's tensors; buffers carry meta `shape` (without the batch) and `type`
-Batch:   buffers of one shape are stacked to [N] + shape when the model's first dimension is free or fits, else
-         they run one by one; a buffer whose shape has the model's rank and begins with 1 is taken as it is
-Outputs: split along dimension 0, meta shape (without the batch) and type, nothing else
+Batch:   buffers of one shape are stacked to [N] + shape when the model's first dimension is free; when it is fixed
+         they run so many at a time (one by one for 1; what is missing is filled up and thrown away); a buffer whose
+         shape has the model's rank and begins with 1 is taken as it is
+Outputs: split along dimension 0, meta shape (without the batch) and type, nothing else; of a model whose batch is
+         fixed at 1, an output that does not begin with 1 is handed on whole
+Errors:  a buffer that does not fit becomes an error buffer `<unit>.ProcessError`; the others of its batch go on
 Options: intra_op_num_threads, inter_op_num_threads (0 = by the CPUs of this process and its cgroup)
 Source:  ONNX Runtime Python API, InferenceSession and SessionOptions
 """
@@ -30,6 +33,7 @@ from modelboxd.graph.model import Node
 log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
+Row = list[Array]  # what belongs to one buffer, per port
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
@@ -44,6 +48,25 @@ _DTYPES = {
     "tensor(uint64)": np.uint64,
     "tensor(bool)": np.bool_,
 }
+# Words of `type` in [input.inputN], in any case; others, such as "tensor", leave it to the model.
+_WORDS = {
+    "FLOAT": np.float32,
+    "FLOAT32": np.float32,
+    "DOUBLE": np.float64,
+    "FLOAT64": np.float64,
+    "FLOAT16": np.float16,
+    "INT8": np.int8,
+    "UINT8": np.uint8,
+    "INT16": np.int16,
+    "UINT16": np.uint16,
+    "INT": np.int32,
+    "INT32": np.int32,
+    "UINT32": np.uint32,
+    "LONG": np.int64,
+    "INT64": np.int64,
+    "UINT64": np.uint64,
+    "BOOL": np.bool_,
+}
 
 
 class OnnxInference(BuiltinUnit):
@@ -53,6 +76,8 @@ class OnnxInference(BuiltinUnit):
         self._inputs: list[Any] = []
         self._outputs: list[str] = []
         self._dtypes: dict[str, Any] = {}
+        self._batch = 0  # the model's first dimension where it is a number
+        self._single = False  # a batch of one is part of the model's shape
         # As many runs at once as there are CPUs without their intra-op share: more only fight for them.
         self._slots: threading.Semaphore | None = None
 
@@ -62,6 +87,11 @@ class OnnxInference(BuiltinUnit):
         model = Path(self.node.unit.entry)
         if not model.is_file():
             raise ConfigError(f"node '{self.node.name}': model file {model} does not exist", hint=self.node.unit.path)
+        if self.node.unit.base.get("encryption"):
+            raise ConfigError(
+                f"node '{self.node.name}': encrypted models cannot be read",
+                hint=f"[encryption] in {self.node.unit.path}",
+            )
         try:
             import onnxruntime as ort
         except ImportError:
@@ -104,6 +134,25 @@ class OnnxInference(BuiltinUnit):
                     f"node '{self.node.name}' port '{item.name}': the model's type {item.type} is not supported"
                 )
             self._dtypes[item.name] = np.dtype(_DTYPES[item.type])
+        self._check_types("input", self._inputs)
+        self._check_types("output", [outputs[name] for name in self._outputs])
+        fixed = [item.shape[0] for item in self._inputs if item.shape and isinstance(item.shape[0], int)]
+        self._batch = min(fixed, default=0)
+        self._single = all(list(item.shape)[:1] == [1] for item in self._inputs)
+
+    def _check_types(self, side: str, items: list[Any]) -> None:
+        """`type` of the ports in the unit's TOML against the model's."""
+        section: Any = self.node.unit.base.get(side, {})
+        words = {str(port.get("name")): str(port.get("type", "")) for port in section.values()}
+        for item in items:
+            word = words.get(item.name, "")
+            told = _WORDS.get(word.upper())
+            if told is not None and np.dtype(told) != self._dtypes[item.name]:
+                raise ConfigError(
+                    f"node '{self.node.name}' port '{item.name}': type = {word!r}, but the model's {side} is "
+                    f"{self._dtypes[item.name]}",
+                    hint=f"[{side}] in {self.node.unit.path}",
+                )
 
     def _check_names(self, side: str, ports: list[str], tensors: list[str], *, complete: bool) -> None:
         for port in ports:
@@ -128,20 +177,39 @@ class OnnxInference(BuiltinUnit):
 
     def process(self, call: UnitCall) -> None:
         columns = [list(call.input(item.name)) for item in self._inputs]
-        rows: list[list[Array]] = [
-            [self._array(item, buffer) for item, buffer in zip(self._inputs, row, strict=True)]
-            for row in zip(*columns, strict=True)
-        ]
-        results: list[list[Array]] = [[] for _ in rows]
+        rows: dict[int, Row] = {}
+        results: dict[int, Row | UnitError] = {}
+        for position, buffers in enumerate(zip(*columns, strict=True)):
+            try:
+                rows[position] = [self._array(*pair) for pair in zip(self._inputs, buffers, strict=True)]
+            except UnitError as error:
+                results[position] = error
         for positions in self._groups(rows):
-            arrays = [
-                self._stack(number, [rows[at][number] for at in positions]) for number in range(len(self._inputs))
-            ]
-            for position, row in zip(positions, self._run(arrays, len(positions)), strict=True):
-                results[position] = row
-        for row in results:
-            for name, array in zip(self._outputs, row, strict=True):
+            results.update(zip(positions, self._try([rows[at] for at in positions]), strict=True))
+        for position in range(len(columns[0])):
+            result = results[position]
+            if isinstance(result, UnitError):
+                failed = Buffer(CPU)
+                failed.set_error(f"{self.node.unit.name}.ProcessError", str(result))
+                for name in self._outputs:
+                    call.output(name).push_back(failed)
+                continue
+            for name, array in zip(self._outputs, result, strict=True):
                 call.output(name).push_back(Buffer(CPU, array))
+
+    def _try(self, rows: Sequence[Row]) -> Sequence[Row | UnitError]:
+        """The results of rows that run together. Where that fails each runs alone, so that one row, perhaps of
+        another session, does not spoil the rest."""
+        try:
+            return self._run(rows)
+        except UnitError as error:
+            if len(rows) == 1:
+                return [error]
+            results = [result for row in rows for result in self._try([row])]
+            if not self._batch and not any(isinstance(result, UnitError) for result in results):
+                log.warning("%s: the buffers run one by one from now on", error)
+                self._batch = 1
+            return results
 
     def _array(self, item: Any, buffer: Buffer) -> Array:
         """The buffer as [1 or more dims without batch]; checks type and shape against the model."""
@@ -163,28 +231,26 @@ class OnnxInference(BuiltinUnit):
             raise UnitError(f"{where}: the model takes [{shown}] (batch first), the buffer has {list(array.shape)}")
         return array
 
-    def _groups(self, rows: list[list[Array]]) -> list[list[int]]:
+    def _groups(self, rows: dict[int, Row]) -> list[list[int]]:
         """Positions that can run together: equal shapes, and no more than a fixed batch of the model."""
-        fixed = [item.shape[0] for item in self._inputs if item.shape and isinstance(item.shape[0], int)]
-        limit = min(fixed) if fixed else 0
+        limit = self._batch
         by_shape: dict[tuple[tuple[int, ...], ...], list[int]] = {}
-        for position, row in enumerate(rows):
+        for position, row in rows.items():
             by_shape.setdefault(tuple(array.shape for array in row), []).append(position)
         groups = []
         for positions in by_shape.values():
             size = limit or len(positions)
             groups += [positions[at : at + size] for at in range(0, len(positions), size)]
-        if limit > 1 and any(len(group) != limit for group in groups):
-            raise UnitError(
-                f"node '{self.node.name}': the model's batch is fixed at {limit}", hint=f"batch_size={limit}"
-            )
         return groups
 
-    def _stack(self, number: int, arrays: Sequence[Array]) -> Array:
-        return arrays[0][np.newaxis] if len(arrays) == 1 else np.stack(arrays)
-
-    def _run(self, arrays: list[Array], count: int) -> list[list[Array]]:
-        feeds = {item.name: array for item, array in zip(self._inputs, arrays, strict=True)}
+    def _run(self, rows: Sequence[Row]) -> list[Row]:
+        count = len(rows)
+        size = self._batch or count
+        feeds = {}
+        for number, item in enumerate(self._inputs):
+            arrays = [row[number] for row in rows]
+            arrays += arrays[-1:] * (size - count)  # fills up a batch of fixed size
+            feeds[item.name] = arrays[0][np.newaxis] if size == 1 else np.stack(arrays)
         assert self._slots is not None
         with self._slots:
             try:
@@ -192,9 +258,10 @@ class OnnxInference(BuiltinUnit):
             except Exception as error:  # see open()
                 text = str(error).split("\n")[0]
                 raise UnitError(f"node '{self.node.name}': the model failed: {text}") from None
-        for name, output in zip(self._outputs, outputs, strict=True):
-            if not output.shape or output.shape[0] != count:
-                raise UnitError(
-                    f"node '{self.node.name}' port '{name}': the model gave {list(output.shape)} for a batch of {count}"
-                )
+        for number, name in enumerate(self._outputs):
+            shape = list(outputs[number].shape)
+            if self._single and shape[:1] != [1]:
+                outputs[number] = outputs[number][np.newaxis]
+            elif shape[:1] != [size]:
+                raise UnitError(f"node '{self.node.name}' port '{name}': the model gave {shape} for a batch of {size}")
         return [[np.ascontiguousarray(output[at]) for output in outputs] for at in range(count)]

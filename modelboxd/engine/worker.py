@@ -259,7 +259,7 @@ class WorkerStep(Step):
         sent = sum(trip.good) if trip.good is not None else work.count
         outputs = [new_list(0) for _ in self.output_ports]
         if results:
-            outputs, error = self._outputs_of(results[0], sent, work.parts[0])
+            outputs, error = self._outputs_of(results[0], sent)
             if error is not None:
                 failures += [(part, error) for part in work.parts]
                 return
@@ -279,7 +279,7 @@ class WorkerStep(Step):
                         lists.append(piece)
                     continue
                 result, call = next(answers)
-                outputs, error = self._outputs_of(result, call.inputs[0].count, part)
+                outputs, error = self._outputs_of(result, call.inputs[0].count)
                 if error is not None:
                     failures.append((part, error))
                 for lists, items in zip(pieces, outputs, strict=True):
@@ -288,10 +288,10 @@ class WorkerStep(Step):
                     part.metas = result.output_meta
             part.outputs = [concat(lists) if lists else new_list(0) for lists in pieces]
 
-    def _outputs_of(self, result: WorkerResult, count: int, part: Part) -> tuple[list[CoreList], ModelBoxError | None]:
+    def _outputs_of(self, result: WorkerResult, count: int) -> tuple[list[CoreList], ModelBoxError | None]:
         """The output lists of one call; an error when the session has to fail."""
         if result.error is not None:
-            return self._failed(result.error, count, part)
+            return self._failed(result.error, result.reason, count)
         if not self.stream_order:
             for port, items in zip(self.output_ports, result.outputs, strict=True):
                 if items.count != count:
@@ -299,13 +299,13 @@ class WorkerStep(Step):
                     return result.outputs, UnitError(f"node '{self.name}' port '{port}': {text}")
         return result.outputs, None
 
-    def _failed(self, error: ModelBoxError, count: int, part: Part) -> tuple[list[CoreList], ModelBoxError | None]:
+    def _failed(self, error: ModelBoxError, reason: str, count: int) -> tuple[list[CoreList], ModelBoxError | None]:
         self.stats.errors += max(count, 1)
         if not isinstance(error, WorkerLostError):
             log.warning("node '%s': %s", self.name, error)
         if not self.output_ports:
             return [], error
-        code = f"{self.node.unit.name}.ProcessError"
+        code = f"{self.node.unit.name}.{reason}"
         # One error per input for NORMAL units and one-to-one streams; at least one, so that nobody waits.
         lists = [error_list(max(count, 1), code, str(error)) for _ in self.output_ports]
         return lists, None

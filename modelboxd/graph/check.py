@@ -6,13 +6,16 @@ All complaints are collected, each with its place, so that a user mends a file i
 from __future__ import annotations
 
 import difflib
+import math
+import re
 from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from modelbox.errors import ConfigError, GraphError, ModelBoxError, Where
-from modelbox.spec import OptionSpec, UnitKind, UnitSpec
+from modelbox.spec import OptionSpec, PortSpec, UnitKind, UnitSpec
+from modelboxd.graph.levels import Levels
 from modelboxd.graph.model import Attr, EdgeSpec, Endpoint, Graph, GraphSpec, Node, NodeSpec
 from modelboxd.graph.types import TYPES
 
@@ -44,6 +47,10 @@ ALIASES = {
     "httpserver_sync_reply_v2": "httpserver_sync_reply",
 }
 
+# The nodes by which data enters and leaves a graph from outside; the node's name is the name of the port there.
+INPUT = UnitSpec("input", "cpu", "", "", UnitKind.VIRTUAL, "", outputs=(PortSpec("input"),))
+OUTPUT = UnitSpec("output", "cpu", "", "", UnitKind.VIRTUAL, "", inputs=(PortSpec("output"),))
+
 
 class RegistryLike(Protocol):
     def find(self, name: str, device: str = "", version: str = "") -> UnitSpec:
@@ -73,19 +80,22 @@ class _Checker:
         self.problems: list[ModelBoxError] = []
         self.warnings = list(spec.warnings)
         self.nodes: dict[str, Node] = {}
+        self.doubtful: set[str] = set()  # nodes of refused edges: that their ports seem open is only an echo
 
     def run(self) -> Graph:
         for node in self.spec.nodes.values():
             made = self._node(node)
             if made is not None:
                 self.nodes[node.name] = made
-        before = len(self.problems)
+        self.has_conditions = any(node.unit.condition for node in self.nodes.values())
         for edge in self.spec.edges:
-            self._edge(edge)
-        if len(self.nodes) == len(self.spec.nodes) and len(self.problems) == before:
-            self._ports()  # after a wrong edge, ports that seem open would only be its echo
-            self._whole()
-        order = self._order() if not self.problems else []
+            if not self._edge(edge):
+                self.doubtful |= {edge.src, edge.dst}
+        self._ports()
+        order = self._order()
+        self._whole()
+        if not self.problems:
+            self.problems += Levels(self.nodes[name] for name in order).problems
         if self.problems:
             problems = sorted(self.problems, key=lambda problem: _place(problem.where))
             first = problems[0]
@@ -97,7 +107,8 @@ class _Checker:
         return Graph(spec.name, spec.file, nodes, spec.settings, spec.flow_name, spec.flow_desc, self.warnings)
 
     def _complain(self, message: str, where: Where | None, hint: str = "") -> None:
-        self.problems.append(GraphError(message, where=where, hint=hint))
+        if not any(old.where == where and old.message == message for old in self.problems[-1:]):
+            self.problems.append(GraphError(message, where=where, hint=hint))
 
     # ---- nodes ------------------------------------------------------------------------------------------
 
@@ -112,12 +123,7 @@ class _Checker:
             )
             return None
         if kind != "flowunit":
-            self._complain(
-                f"node '{spec.name}': type={kind} is not supported yet",
-                spec.where,
-                "feed the graph by a source unit such as httpserver_sync_receive",
-            )
-            return None
+            return self._build(spec, attrs, INPUT if kind == "input" else OUTPUT)
         if "flowunit" not in attrs or not attrs["flowunit"].text:
             self._complain(
                 f"node '{spec.name}': flowunit name is empty.",
@@ -126,21 +132,16 @@ class _Checker:
             )
             return None
         unit = self._find(spec, attrs)
-        if unit is None:
-            return None
-        if unit.condition or unit.expand or unit.collapse:
-            word = "condition" if unit.condition else "expand" if unit.expand else "collapse"
-            self._complain(f"node '{spec.name}': {word} units are not supported yet", spec.where)
-            return None
-        return self._build(spec, attrs, unit)
+        return self._build(spec, attrs, unit) if unit is not None else None
 
     def _find(self, spec: NodeSpec, attrs: dict[str, Attr]) -> UnitSpec | None:
         name = attrs["flowunit"].text
         device = attrs["device"].text if "device" in attrs else ""
         version = attrs["version"].text if "version" in attrs else ""
-        if "deviceid" in attrs and (not device or ":" in device):
-            text = "should not set deviceid param when use multi device" if ":" in device else "deviceid needs a device"
-            self._complain(f"node '{spec.name}': {text}", attrs["deviceid"].where)
+        several = any(sign in device for sign in ":;,")
+        if "deviceid" in attrs and (not device or several):
+            text = "should not set deviceid param when use multi device" if several else "deviceid needs a device"
+            self._complain(f"node '{spec.name}': {text}", attrs["deviceid"].where, "such as device=cpu, deviceid=0")
         try:
             return self.registry.find(ALIASES.get(name, name), device, version)
         except ModelBoxError as error:
@@ -173,7 +174,7 @@ class _Checker:
         attr = attrs.get(key)
         if attr is None:
             return None
-        if attr.text.isdigit() and least <= int(attr.text) <= most:
+        if re.fullmatch("[0-9]{1,10}", attr.text) and least <= int(attr.text) <= most:
             return int(attr.text)
         text = (
             "queue size config is zero"
@@ -181,7 +182,8 @@ class _Checker:
             else f"{key}={attr.text!r} is out of range"
         )
         limits = f"a whole number from {least}" + (f" to {most}" if most < 1 << 31 else " on")
-        self._complain(f"node '{spec.name}': {text}", attr.where, limits)
+        owner = "the graph" if attr is self.spec.attrs.get(key) else f"node '{spec.name}'"
+        self._complain(f"{owner}: {text}", attr.where, limits)
         return None
 
     # ---- options ------------------------------------------------------------------------------------------
@@ -190,7 +192,8 @@ class _Checker:
         declared = {option.name: option for option in unit.options}
         options = dict(unit.config)
         for key, attr in spec.attrs.items():
-            if key in ENGINE_ATTRS or key.startswith("queue_size_"):
+            if key.startswith("queue_size_") or (key in ENGINE_ATTRS and key not in unit.config):
+                self._check_engine_attr(spec, key, attr, unit)
                 continue
             if key in declared:
                 self._check_value(spec, declared[key], attr)
@@ -213,6 +216,17 @@ class _Checker:
             elif option.default is not None:
                 options[option.name] = option.default
         return options
+
+    def _check_engine_attr(self, spec: NodeSpec, key: str, attr: Attr, unit: UnitSpec) -> None:
+        if key == "output_type" and attr.text not in ("match", "unmatch"):
+            self._complain(f"node '{spec.name}': Invalid Output Type '{attr.text}'", attr.where, "match or unmatch")
+        ports = [port.name for port in unit.inputs]
+        known = key in ENGINE_ATTRS or key.removeprefix("queue_size_") in ports
+        if not known:
+            near = difflib.get_close_matches(key, [f"queue_size_{port}" for port in ports], 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"input ports of {unit.name}: {', '.join(ports) or 'none'}"
+            message = f"node '{spec.name}': {key} names no input port, it is ignored"
+            self.warnings.append(ConfigError(message, where=attr.where, hint=hint))
 
     def _warn_option(self, spec: NodeSpec, key: str, attr: Attr, unit: UnitSpec) -> None:
         known = sorted({option.name for option in unit.options} | (ENGINE_ATTRS - {"label"}))
@@ -239,19 +253,20 @@ class _Checker:
 
     # ---- edges ----------------------------------------------------------------------------------------------
 
-    def _edge(self, edge: EdgeSpec) -> None:
+    def _edge(self, edge: EdgeSpec) -> bool:
+        """Connects two ports. False, and a complaint, when it cannot."""
         src, dst = self.nodes.get(edge.src), self.nodes.get(edge.dst)
         if src is None or dst is None:
-            return  # its node was complained about
+            return False  # its node was complained about
         src_port = self._port(edge, src, edge.src_port, "src")
         dst_port = self._port(edge, dst, edge.dst_port, "dst")
         if src_port is None or dst_port is None:
-            return
+            return False
         source, target = Endpoint(src.name, src_port), Endpoint(dst.name, dst_port)
         if target in src.targets[src_port]:
             self._complain(f"link is already exist: {src.name}:{src_port} -> {dst.name}:{dst_port}", edge.where)
-            return
-        if dst.sources[dst_port]:
+            return False
+        if dst.sources[dst_port] and not self.has_conditions:
             other = dst.sources[dst_port][0]
             self._complain(
                 f"node '{dst.name}' port '{dst_port}': One port links multi edges can not match at one port: "
@@ -259,7 +274,7 @@ class _Checker:
                 edge.where,
                 "an input takes one edge; only the branches of one condition may meet",
             )
-            return
+            return False
         out_spec, in_spec = src.unit.output(src_port), dst.unit.input(dst_port)
         assert out_spec is not None and in_spec is not None
         if not TYPES.fit(out_spec.type, in_spec.type):
@@ -270,11 +285,14 @@ class _Checker:
             )
         src.targets[src_port].append(target)
         dst.sources[dst_port].append(source)
+        return True
 
     def _port(self, edge: EdgeSpec, node: Node, port: str | None, side: str) -> str | None:
         ports = [item.name for item in (node.unit.outputs if side == "src" else node.unit.inputs)]
         if port in ports:
             return port
+        if node.unit in (INPUT, OUTPUT) and ports:
+            return ports[0]  # such a node is itself the port; whatever is written behind it does not matter
         kind = "output" if side == "src" else "input"
         have = f"{kind} ports of {node.unit.name}: {', '.join(ports) or 'none'}"
         if port is None:
@@ -289,7 +307,9 @@ class _Checker:
 
     def _ports(self) -> None:
         for node in self.nodes.values():
-            if len(self.nodes) > 1 and not any(node.sources.values()) and not any(node.targets.values()):
+            if node.name in self.doubtful:
+                continue
+            if len(self.spec.nodes) > 1 and not any(node.sources.values()) and not any(node.targets.values()):
                 if self.spec.strict:
                     self._complain(
                         f"orphan node: '{node.name}', use graph.strict=false to disable orphan check", node.where
@@ -297,7 +317,7 @@ class _Checker:
                 continue
             for kind, ports in (("input", node.sources), ("output", node.targets)):
                 for port, ends in ports.items():
-                    if not ends and not self._port_complained(node, port):
+                    if not ends:
                         word = "in" if kind == "input" else "out"
                         self._complain(
                             f"node '{node.name}' port '{port}': {word} port is not connect.",
@@ -305,21 +325,14 @@ class _Checker:
                             f"flowunit '{node.unit.name}' config error, port not connect correctly; "
                             f"every {kind} port needs an edge",
                         )
-        if not any(node.is_source for node in self.nodes.values()):
-            self._complain(
-                "start node is not exist.", Where(self.spec.file), "a graph needs a node whose unit has no inputs"
-            )
-
-    def _port_complained(self, node: Node, port: str) -> bool:
-        """Whether an edge that meant this port was refused already."""
-        return any(
-            (edge.dst == node.name and edge.dst_port == port) or (edge.src == node.name and edge.src_port == port)
-            for edge in self.spec.edges
-        )
+        if len(self.nodes) == len(self.spec.nodes) and not any(node.is_source for node in self.nodes.values()):
+            where = next(iter(self.nodes.values())).where
+            self._complain("start node is not exist.", where, "a graph needs a node whose unit has no inputs")
 
     def _whole(self) -> None:
         if self.problems or not self.nodes:
             return
+        # With strict = false, nodes without edges are left alone.
         linked = [n.name for n in self.nodes.values() if any(n.sources.values()) or any(n.targets.values())]
         seen: set[str] = set()
         todo = linked[:1]
@@ -352,23 +365,29 @@ class _Checker:
                     if not waiting[end.node]:
                         ready.append(end.node)
         if len(order) < len(self.nodes):
-            cycle = self._cycle({name for name in self.nodes if name not in set(order)})
+            cycle = self._cycle(self.nodes.keys() - set(order))
+            shown = cycle if len(cycle) <= 12 else [*cycle[:6], "...", *cycle[-5:]]
             self._complain(
-                f"generate topology fail: the graph has a cycle: {' -> '.join(cycle)}",
+                f"generate topology fail: the graph has a cycle: {' -> '.join(shown)}",
                 self.nodes[cycle[0]].where,
-                "loops need a loop unit",
+                "an edge must not lead back to a node before it",
             )
         return order
 
     def _cycle(self, inside: set[str]) -> list[str]:
-        name = min(inside, key=list(self.nodes).index)
+        """One of the cycles among the nodes that have no place in the order, its first node last again."""
+        name = next(name for name in self.nodes if name in inside)
+        seen: dict[str, int] = {}
         path: list[str] = []
-        while name not in path:
+        while name not in seen:
+            seen[name] = len(path)
             path.append(name)
             # Every node left over has a predecessor that is left over; walk backwards until one repeats.
             name = next(end.node for ends in self.nodes[name].sources.values() for end in ends if end.node in inside)
-        loop = path[path.index(name) :]
-        return [*reversed([*loop, name])]
+        loop = [*path[seen[name] :], name]
+        loop.reverse()
+        first = loop.index(min(loop, key={name: rank for rank, name in enumerate(self.nodes)}.__getitem__))
+        return [*loop[first:-1], *loop[:first], loop[first]]
 
 
 def _place(where: Where | None) -> tuple[int, int]:
@@ -384,16 +403,11 @@ def _is_endpoint(text: str) -> bool:
 
 
 def _is_int(text: str) -> bool:
-    try:
-        int(text)
-    except ValueError:
-        return False
-    return True
+    return re.fullmatch(r"\s*[-+]?[0-9]{1,19}\s*", text) is not None and -(1 << 63) <= int(text) < 1 << 63
 
 
 def _is_float(text: str) -> bool:
     try:
-        float(text)
+        return "_" not in text and math.isfinite(float(text))
     except ValueError:
         return False
-    return True

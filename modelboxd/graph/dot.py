@@ -12,7 +12,7 @@ import functools
 import gc
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from lark import Lark, Token, Tree
@@ -20,6 +20,7 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedToken
 
 from modelbox.errors import GraphError, Where
 from modelboxd.graph.model import Attr, EdgeSpec, NodeSpec
+from modelboxd.graph.places import Locate
 
 MAX_DEPTH = 100  # of nested subgraphs
 HTML_DEPTH = 8  # of nested <...>; a regular expression needs a limit
@@ -33,6 +34,11 @@ def _html() -> str:
 
 
 # Names: an ASCII letter, "_" or anything beyond ASCII; what Unicode calls a space (no-break space) is none.
+_END = r"\[-^`{-\x7f\s"
+_WORD = (
+    r"(?!(?i:strict|digraph|graph|subgraph|node|edge)(?![\w\x80-\uffff]))"
+    rf"[^\x00-@{_END}][^\x00-\/:-@{_END}]*"
+)
 GRAMMAR = (
     r"""
 start: STRICT? (DIGRAPH | GRAPH) id? "{" statement* "}"
@@ -56,7 +62,9 @@ NODE.2: /node(?![\w\x80-\uffff])/i
 EDGE.2: /edge(?![\w\x80-\uffff])/i
 ARROW: "->" | "--"
 LBRACE: "{"
-WORD: /[^\x00-@\[-^`{-\x7f\s][^\x00-\/:-@\[-^`{-\x7f\s]*/
+WORD: /"""
+    + _WORD
+    + r"""/
 NUMERAL: /-?(\.[0-9]+|[0-9]+(\.[0-9]*)?)(?![0-9A-Za-z_.])/
 QUOTED: /"(\\(.|\n)|[^"\\])*"/
 HTML: /"""
@@ -91,7 +99,7 @@ _HINTS = {
     "<": "a text in <...> is not closed",
 }
 _QUOTES = "names and values of more than letters, digits and '_' need quotes"
-Locate = Callable[[int, int], Where]
+
 _Point = tuple[str, str | None, Where]  # node, port, place
 
 
@@ -188,6 +196,17 @@ class _Scope:
         own[key] = all_of_them[key] = attr
 
 
+@dataclass(frozen=True, slots=True)
+class _Members:
+    """The nodes of a subgraph as one end of edges; it may be opened again before the edges are made."""
+
+    scope: _Scope
+    where: Where
+
+    def __iter__(self) -> Iterator[_Point]:
+        return ((name, None, self.where) for name in self.scope.nodes)
+
+
 class _Builder:
     def __init__(self, locate: Locate) -> None:
         self.locate = locate
@@ -230,7 +249,7 @@ class _Builder:
         else:
             self._chain(item, scope)
 
-    def _subgraph(self, tree: Tree[Token], scope: _Scope) -> list[str]:
+    def _subgraph(self, tree: Tree[Token], scope: _Scope) -> _Scope:
         if scope.depth == MAX_DEPTH:
             where = self._where(_first_token(tree))
             raise GraphError(f"subgraphs are nested more than {MAX_DEPTH} deep", where=where)
@@ -243,7 +262,7 @@ class _Builder:
             if isinstance(child, Tree) and child.data == "statement":
                 self._statement(child, inner, root=False)
         scope.nodes.update(inner.nodes)
-        return list(inner.nodes)
+        return inner
 
     def _chain(self, tree: Tree[Token], scope: _Scope) -> None:
         attrs = dict(self._pairs([c for c in tree.children if isinstance(c, Tree) and c.data == "attributes"]))
@@ -252,13 +271,13 @@ class _Builder:
             if arrow == "--":
                 where = self._where(arrow)
                 raise GraphError("unexpected '--', edges of a digraph are written '->'", where=where)
-        points: list[list[_Point]] = []
+        points: list[Iterable[_Point]] = []
         for child in tree.children:
             if isinstance(child, Tree) and child.data == "nodes":
                 points.append([self._point(node, scope, {} if arrows else attrs) for node in child.children])
             elif isinstance(child, Tree) and child.data == "subgraph":
                 where = self._where(_first_token(child))
-                points.append([(name, None, where) for name in self._subgraph(child, scope)])
+                points.append(_Members(self._subgraph(child, scope), where))
         if arrows:
             attrs = scope.edge | attrs
             for left, right in itertools.pairwise(points):

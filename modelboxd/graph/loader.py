@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from modelbox.errors import ConfigError, GraphError, ModelBoxError, Where
-from modelboxd.graph.dot import Locate, parse_dot
+from modelboxd.graph.dot import parse_dot
 from modelboxd.graph.model import Attr, GraphSpec
+from modelboxd.graph.places import Locate, find_section, locate_text
+from modelboxd.graph.places import find_line as find_line
 
 SECTIONS: dict[str, set[str]] = {
     "driver": {"dir", "skip-default"},
@@ -42,7 +44,7 @@ def load_graph(path: Path) -> GraphSpec:
     try:
         if path.exists() and not path.is_file():
             raise GraphError(f"{path}: is no file")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise GraphError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -53,7 +55,7 @@ def load_graph(path: Path) -> GraphSpec:
 def parse_graph(text: str, name: str) -> GraphSpec:
     """Parses the text of a graph file called `name`. Raises GraphError."""
     try:
-        return _parse_graph(text, name)
+        return _parse_graph(text.replace("\r\n", "\n"), name)
     except RecursionError:
         raise GraphError("the file is nested too deeply", where=Where(name)) from None
 
@@ -61,32 +63,32 @@ def parse_graph(text: str, name: str) -> GraphSpec:
 def _parse_graph(text: str, name: str) -> GraphSpec:
     data = _parse_file(text, name)
     warnings = _unknown_keys(data, text, name)
-    graph = _section(data, "graph", name)
-    driver = _section(data, "driver", name)
-    flow = _section(data, "flow", name)
-    if not _flag(flow.get("enable", True), "flow.enable", name):
-        raise GraphError(f"{name}: flow is disabled (flow.enable = false)")
+    graph = _section(data, "graph", text, name)
+    driver = _section(data, "driver", text, name)
+    flow = _section(data, "flow", text, name)
+    if not _flag(flow.get("enable", True), "flow.enable", text, name):
+        raise GraphError("flow is disabled", where=_where(text, name, "flow.enable"), hint="set flow.enable = true")
     kind = graph.get("format", "")
+    where = _where(text, name, "graph.format")
     if not kind:
-        raise GraphError("graph.format is empty", where=Where(name), hint='add format = "graphviz" to [graph]')
+        raise GraphError("graph.format is empty", where=where, hint='add format = "graphviz" to [graph]')
     if kind != "graphviz":
-        where = Where(name, find_line(text, "format"))
         raise GraphError(f"Graph format not supported, support type: graphviz; found {kind!r}", where=where)
     dot, locate = _dot_text(graph, text, name)
     parsed = parse_dot(dot, locate)
     if not parsed.nodes:
         raise GraphError("graph is empty, no node.", where=locate(1, 1))
     for node in parsed.nodes.values():
-        node.attrs = {key: Attr(expand(attr.text, attr.where), attr.where) for key, attr in node.attrs.items()}
+        node.attrs = _expand_all(node.attrs)
     return GraphSpec(
         name=parsed.name or str(flow.get("name", "")) or Path(name).stem,
         file=name,
         nodes=parsed.nodes,
         edges=parsed.edges,
-        attrs=parsed.attrs,
-        driver_dirs=_driver_dirs(driver, name),
-        skip_default=_flag(driver.get("skip-default", False), "driver.skip-default", name),
-        strict=_flag(graph.get("strict", True), "graph.strict", name),
+        attrs=_expand_all(parsed.attrs),
+        driver_dirs=_driver_dirs(driver, text, name),
+        skip_default=_flag(driver.get("skip-default", False), "driver.skip-default", text, name),
+        strict=_flag(graph.get("strict", True), "graph.strict", text, name),
         settings={key: _number(graph[key], f"graph.{key}", text, name) for key in NUMBERS if key in graph},
         flow_name=str(flow.get("name", "")),
         flow_desc=str(flow.get("desc", "")).strip(),
@@ -108,10 +110,14 @@ def expand(text: str, where: Where) -> str:
     return _VARIABLE.sub(value, text)
 
 
-def find_line(text: str, key: str) -> int:
-    """The first line that sets `key`, 0 when there is none."""
-    match = re.search(rf"^[ \t]*\"?{re.escape(key)}\"?\s*=", text, re.MULTILINE)
-    return text.count("\n", 0, match.start()) + 1 if match else 0
+def _expand_all(attrs: dict[str, Attr]) -> dict[str, Attr]:
+    return {key: Attr(expand(attr.text, attr.where), attr.where) for key, attr in attrs.items()}
+
+
+def _where(text: str, name: str, key: str) -> Where:
+    """The line of a key such as "graph.strict", or of its section."""
+    section, _, word = key.partition(".")
+    return Where(name, find_line(text, word, section) or find_section(text, section))
 
 
 # ---- the file ------------------------------------------------------------------------------------------
@@ -123,6 +129,8 @@ def _parse_file(text: str, name: str) -> dict[str, Any]:
             data = json.loads(text)
         except json.JSONDecodeError as error:
             raise GraphError(error.msg, where=Where(name, error.lineno, error.colno)) from None
+        except ValueError as error:  # a number of thousands of digits
+            raise GraphError(str(error), where=Where(name)) from None
         if not isinstance(data, dict):
             raise GraphError("a graph must be a JSON object", where=Where(name, 1, 1))
         return data
@@ -131,6 +139,8 @@ def _parse_file(text: str, name: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         message, where = toml_error(error, text, name)
         raise GraphError(message, where=where) from None
+    except ValueError as error:  # a number of thousands of digits
+        raise GraphError(str(error), where=Where(name)) from None
 
 
 def toml_error(error: tomllib.TOMLDecodeError, text: str, name: str) -> tuple[str, Where]:
@@ -144,10 +154,11 @@ def toml_error(error: tomllib.TOMLDecodeError, text: str, name: str) -> tuple[st
     )
 
 
-def _section(data: dict[str, Any], key: str, name: str) -> dict[str, Any]:
+def _section(data: dict[str, Any], key: str, text: str, name: str) -> dict[str, Any]:
     section = data.get(key, {})
     if not isinstance(section, dict):
-        raise GraphError(f"'{key}' must be a section [{key}]", where=Where(name))
+        where = Where(name, find_line(text, key) or find_section(text, key))
+        raise GraphError(f"'{key}' must be a section [{key}]", where=where)
     return section
 
 
@@ -155,54 +166,56 @@ def _unknown_keys(data: dict[str, Any], text: str, name: str) -> list[ModelBoxEr
     warnings: list[ModelBoxError] = []
     for section, values in data.items():
         if section not in SECTIONS:
-            line = next((n for n, row in enumerate(text.split("\n"), 1) if row.strip().startswith(f"[{section}")), 0)
-            warnings.append(_warn(f"section [{section}] is not known", section, set(SECTIONS), name, line))
+            where = Where(name, find_section(text, section) or find_line(text, section))
+            warnings.append(_warn(f"section [{section}] is not known", section, set(SECTIONS), where))
         elif isinstance(values, dict) and section != "args":
-            for key in values.keys() - SECTIONS[section]:
-                line = find_line(text, key)
-                warnings.append(_warn(f"{section}.{key} is not known", key, SECTIONS[section], name, line))
+            for key in values:
+                if key not in SECTIONS[section]:
+                    where = _where(text, name, f"{section}.{key}")
+                    warnings.append(_warn(f"{section}.{key} is not known", key, SECTIONS[section], where))
     return warnings
 
 
-def _warn(message: str, word: str, known: set[str], name: str, line: int) -> ModelBoxError:
+def _warn(message: str, word: str, known: set[str], where: Where) -> ModelBoxError:
     near = difflib.get_close_matches(word, sorted(known), 1)
-    return ConfigError(message, where=Where(name, line), hint=f"did you mean {near[0]}?" if near else "it is ignored")
+    return ConfigError(message, where=where, hint=f"did you mean {near[0]}?" if near else "it is ignored")
 
 
-def _flag(value: Any, key: str, name: str) -> bool:
+def _flag(value: Any, key: str, text: str, name: str) -> bool:
     word = str(value).lower()
     if word in ("true", "1"):
         return True
     if word in ("false", "0"):
         return False
-    raise GraphError(f"{key} = {value!r} is not true or false", where=Where(name))
+    raise GraphError(f"{key} = {value!r} is not true or false", where=_where(text, name, key))
 
 
 def _number(value: Any, key: str, text: str, name: str) -> int:
     word = str(value)
-    where = Where(name, find_line(text, key.split(".")[1]))
-    if isinstance(value, bool) or not word.isdigit():
+    where = _where(text, name, key)
+    if isinstance(value, bool) or not re.fullmatch("[0-9]{1,9}", word):
         raise GraphError(f"{key} = {value!r} is no whole number", where=where)
-    if key.endswith("queue_size") and int(word) == 0:
+    if "queue_size" in key and int(word) == 0:
         raise GraphError("queue size config is zero", where=where)
     return int(word)
 
 
-def _driver_dirs(driver: dict[str, Any], name: str) -> list[str]:
+def _driver_dirs(driver: dict[str, Any], text: str, name: str) -> list[str]:
+    where = _where(text, name, "driver.dir")
     given = driver.get("dir", [])
     items = given if isinstance(given, list) else [given]
     dirs = []
     for item in items:
         if not isinstance(item, str):
-            raise GraphError(f"driver.dir: {item!r} is no text", where=Where(name))
-        text = expand(item, Where(name)).strip()
-        if text:
-            dirs.append(_absolute(text, name))
+            raise GraphError(f"driver.dir: {item!r} is no text", where=where)
+        place = expand(item, where).strip()
+        if place:
+            dirs.append(_absolute(place, name))
     return dirs
 
 
 def _absolute(text: str, name: str) -> str:
-    """Relative directories belong to the graph file; where nothing is there, to the working directory."""
+    """Relative paths begin at the graph file; where nothing is there, at the working directory, as upstream."""
     path = Path(text).expanduser()
     if path.is_absolute():
         return str(path)
@@ -218,44 +231,23 @@ def _dot_text(graph: dict[str, Any], text: str, name: str) -> tuple[str, Locate]
     if conf is None:
         path = graph.get("graphconffilepath")
         if path is None:
-            raise GraphError("graph config path is null.", where=Where(name), hint="set graphconf in [graph]")
-        return _dot_file(Path(name).parent / expand(str(path), Where(name)))
+            where = Where(name, find_section(text, "graph"))
+            raise GraphError("graph config path is null.", where=where, hint="set graphconf in [graph]")
+        where = _where(text, name, "graph.graphconffilepath")
+        if not isinstance(path, str):
+            raise GraphError("graph.graphconffilepath must be a text", where=where)
+        return _dot_file(Path(_absolute(expand(path, where), name)), where)
     if isinstance(conf, str):
-        return conf, _locate_text(conf, text, name)
+        return conf, locate_text(text, "graphconf", [conf], name)
     if isinstance(conf, list) and all(isinstance(line, str) for line in conf):
-        return "\n".join(conf), _locate_lines(conf, text, name)
-    raise GraphError("graph.graphconf must be a text or a list of texts", where=Where(name))
+        return "\n".join(conf), locate_text(text, "graphconf", conf or [""], name)
+    raise GraphError("graph.graphconf must be a text or a list of texts", where=_where(text, name, "graph.graphconf"))
 
 
-def _dot_file(path: Path) -> tuple[str, Locate]:
+def _dot_file(path: Path, where: Where) -> tuple[str, Locate]:
     try:
-        return path.read_text(encoding="utf-8"), lambda line, column: Where(str(path), line, column)
-    except (OSError, UnicodeDecodeError) as error:
-        raise GraphError(f"graph.graphconffilepath: {path} cannot be read: {error}") from None
-
-
-def _place(text: str, at: int) -> tuple[int, int]:
-    return text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
-
-
-def _locate_text(value: str, text: str, name: str) -> Locate:
-    start = text.find(value, max(text.find("graphconf"), 0))
-    if start >= 0:
-        first_line, first_column = _place(text, start)
-        return lambda line, column: Where(name, first_line + line - 1, column + (first_column - 1 if line == 1 else 0))
-    # The string has escapes: only its lines can be told, and only if none of them is joined.
-    match = re.search(r'graphconf\s*=\s*("""|\'\'\')\n?', text)
-    first_line = _place(text, match.end())[0] if match else find_line(text, "graphconf")
-    return lambda line, column: Where(name, first_line + line - 1 if match else first_line)
-
-
-def _locate_lines(lines: list[str], text: str, name: str) -> Locate:
-    places: list[tuple[int, int]] = []
-    at = max(text.find("graphconf"), 0)
-    for line in lines:
-        found = text.find(line, at)
-        places.append(_place(text, found) if found >= 0 else (0, 0))
-        at = found + len(line) if found >= 0 else at
-    return lambda line, column: (
-        Where(name, places[line - 1][0], places[line - 1][1] + column - 1) if 0 < line <= len(places) else Where(name)
-    )
+        return path.read_text(encoding="utf-8-sig"), lambda line, column: Where(str(path), line, column)
+    except OSError as error:
+        raise GraphError(f"graph.graphconffilepath: {path} cannot be read: {error.strerror}", where=where) from None
+    except UnicodeDecodeError as error:
+        raise GraphError(f"{path} is not UTF-8 text (byte {error.start})", where=where) from None

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from modelbox.errors import GraphError, ModelBoxError
 from modelbox.spec import FlowType, UnitKind
 from modelboxd.graph.model import Graph, Node, Plan, Step
 
 
 def make_plan(graph: Graph) -> Plan:
-    """Fuses chains of native NORMAL nodes on one device that are joined by exactly one edge."""
+    """Fuses chains of native NORMAL nodes on one device that are joined by exactly one edge.
+
+    Raises GraphError for what the engine cannot run.
+    """
+    check_supported(graph)
     steps: list[Step] = []
     placed: set[str] = set()
     for node in graph.nodes.values():
@@ -23,6 +28,24 @@ def make_plan(graph: Graph) -> Plan:
         kind = {UnitKind.NATIVE: "segment", UnitKind.PYTHON: "worker"}.get(node.unit.kind, "builtin")
         steps.append(Step(len(steps), kind, chain, reason))
     return Plan(graph, steps)
+
+
+def check_supported(graph: Graph) -> None:
+    """Raises GraphError for nodes that are right in a graph, but that the engine does not run yet."""
+    problems: list[ModelBoxError] = []
+    for node in graph.nodes.values():
+        unit = node.unit
+        if unit.kind is UnitKind.VIRTUAL and not unit.path:
+            hint = "feed the graph by a source unit such as httpserver_sync_receive" if not unit.inputs else ""
+            text = f"node '{node.name}': type={unit.name} is not supported yet"
+            problems.append(GraphError(text, where=node.where, hint=hint))
+        elif unit.condition or unit.expand or unit.collapse:
+            kind = "collapse" if unit.collapse else "expand" if unit.expand else "condition"
+            problems.append(GraphError(f"node '{node.name}': {kind} units are not supported yet", where=node.where))
+    if problems:
+        problems.sort(key=lambda problem: (problem.where.line, problem.where.column) if problem.where else (0, 0))
+        first = problems[0]
+        raise GraphError(first.message, where=first.where, hint=first.hint, problems=tuple(problems))
 
 
 def _why_alone(node: Node) -> str | None:
@@ -46,6 +69,8 @@ def _next(graph: Graph, node: Node) -> tuple[Node | None, str | None]:
     if len(targets) != 1:
         return None, "branches" if targets else "ends"
     following = graph.nodes[targets[0].node]
+    if len(following.sources[targets[0].port]) != 1:
+        return None, f"branches meet at '{following.name}'"
     alone = _why_alone(following)
     if alone is not None:
         return None, f"'{following.name}' {alone}"

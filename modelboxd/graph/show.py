@@ -37,22 +37,34 @@ def _runs(kind: str, node: Node) -> str:
 
 def plan_dot(plan: Plan) -> str:
     """The plan as DOT: one cluster per fused segment, ports on the edges."""
-    lines = [f"digraph {_quote(plan.graph.name or 'plan')} {{", "  rankdir=LR; node [shape=box, fontname=Helvetica]"]
+    lines = [
+        f"digraph {_quote(plan.graph.name.replace(chr(92), '/') or 'plan')} {{",
+        "  rankdir=LR; node [shape=box, fontname=Helvetica]",
+    ]
+    # A quoted name that ends in a backslash cannot be written in DOT.
+    names = {name: name.replace("\\", f"/{rank}/") for rank, name in enumerate(plan.graph.nodes)}
     for step in plan.steps:
         fused = len(step.nodes) > 1
         if fused:
             lines.append(f"  subgraph cluster_{step.index} {{ label={_quote(f'segment {step.index}')}; style=rounded")
         for node in step.nodes:
-            label = f"{node.name}\\n{node.unit.name} ({node.unit.device})"
-            lines.append(f"  {'  ' if fused else ''}{_quote(node.name)} [label={_quote(label)}]")
+            label = f"{_label(node.name)}\\n{_label(node.unit.name)} ({node.unit.device})"
+            lines.append(f"  {'  ' if fused else ''}{_quote(names[node.name])} [label={_quote(label)}]")
         if fused:
             lines.append("  }")
     for node in plan.graph.nodes.values():
         for port, ends in node.targets.items():
             for end in ends:
-                label = f"{port} > {end.port}"
-                lines.append(f"  {_quote(node.name)} -> {_quote(end.node)} [label={_quote(label)}, fontsize=9]")
+                label = _label(f"{port} > {end.port}")
+                lines.append(
+                    f"  {_quote(names[node.name])} -> {_quote(names[end.node])} [label={_quote(label)}, fontsize=9]"
+                )
     return "\n".join([*lines, "}"])
+
+
+def _label(text: str) -> str:
+    """A text as Graphviz draws it; a backslash in a label begins an escape."""
+    return text.replace("\\", "\\\\")
 
 
 def _quote(text: str) -> str:

@@ -14,7 +14,11 @@ class TypeTree:
             self.add(name, parent)
 
     def add(self, name: str, parent: str) -> None:
-        """Registers a type below an existing one. Raises ValueError for a second parent."""
+        """Registers a type below an existing one. Raises ValueError for a second parent or an unknown one."""
+        if parent != ROOT and parent not in self._parents:
+            raise ValueError(f"type '{parent}', which '{name}' is to be below, is not known")
+        if name == ROOT:
+            raise ValueError(f"'{ROOT}' is the root of all types")
         if self._parents.setdefault(name, parent) != parent:
             raise ValueError(f"type '{name}' is below '{self._parents[name]}' already")
 

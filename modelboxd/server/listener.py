@@ -200,6 +200,7 @@ class Listeners:
         del self._ports[route.address]
         assert port.server is not None
         port.server.close()
+        port.web.pre_shutdown()  # connections that wait for their next request go at once
         await port.web.shutdown(self._close_timeout_s)
 
 

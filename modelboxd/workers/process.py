@@ -25,6 +25,7 @@ from modelboxd.workers.output import Output
 from modelboxd.workers.protocol import (
     HEADER,
     Arenas,
+    Done,
     ProtocolError,
     Reader,
     WorkerCall,
@@ -43,7 +44,7 @@ READS = 16  # messages taken from one worker before others get their turn
 EXIT_WAIT_S = 1.0  # how long the master may take to say how a worker ended
 IDLE_RELEASE_S = 0.25  # when nothing more is sent, a worker's memory is given back after this time
 
-Done = Callable[[list[WorkerResult]], None]
+Answer = Callable[[list[WorkerResult]], None]
 _PYTHON_LEVELS = (logging.DEBUG, logging.INFO, 25, logging.WARNING, logging.ERROR, logging.CRITICAL)
 
 
@@ -52,7 +53,7 @@ class Trip:
 
     __slots__ = ("calls", "done")
 
-    def __init__(self, calls: list[WorkerCall], done: Done) -> None:
+    def __init__(self, calls: list[WorkerCall], done: Answer) -> None:
         self.calls = calls
         self.done = done
 
@@ -88,7 +89,7 @@ class Worker:
         self._peer = ffi.gc(peer, lib.mb_peer_free)
         self._writer = Writer(self._peer)
         self._arenas = Arenas(self._peer)
-        self._ids = ffi.new("uint64_t[1024]")
+        self._done = Done(self._peer)
         self._incoming = bytearray(protocol.MESSAGE_LIMIT + HEADER.size)
         self._places = [self._incoming]
         self._view = memoryview(self._incoming)
@@ -118,7 +119,7 @@ class Worker:
         """Calls at this worker now. [any thread]"""
         return sum(len(trip.calls) for trip in list(self._trips.values()))
 
-    def submit(self, calls: list[WorkerCall], done: Done) -> None:
+    def submit(self, calls: list[WorkerCall], done: Answer) -> None:
         """Sends one message; `done(results)` is called exactly once, in the order of `calls`: on the I/O thread,
         or on this one when the worker is gone already or the calls cannot be sent. [any thread]"""
         trip = Trip(calls, done)
@@ -141,8 +142,21 @@ class Worker:
             done([WorkerResult([], failure) for _ in calls])
 
     def _encode(self, sequence: int, calls: list[WorkerCall]) -> Any:
+        """The message of these calls. Raises ModelBoxError; nothing is lent then."""
         writer = self._writer
         writer.reset()
+        ids = b""
+        try:
+            self._put_calls(writer, calls)
+            ids = self._done.take()
+            writer.put(ids)
+            return writer.finish(protocol.CALLS, sequence, len(calls), len(ids) // 8, self._pool)
+        except ModelBoxError:
+            self._done.keep(ids)
+            writer.undo()
+            raise
+
+    def _put_calls(self, writer: Writer, calls: list[WorkerCall]) -> None:
         for call in calls:
             flags = (protocol.BEGIN if call.begin else 0) | (protocol.END if call.end else 0)
             protocol.CALL.pack_into(
@@ -156,17 +170,6 @@ class Worker:
             )
             for number, items in enumerate(call.inputs):
                 writer.port(items, call.input_meta[number] if call.input_meta else b"")
-        released = self._put_done(writer)
-        return writer.finish(protocol.CALLS, sequence, len(calls), released, self._pool)
-
-    def _put_done(self, writer: Writer) -> int:
-        released = 0
-        while True:
-            some = lib.mb_peer_take_done(self._peer, self._ids, 1024)
-            if not some:
-                return released
-            writer.ids(self._ids, some)
-            released += some
 
     def end_sessions(self, numbers: list[int]) -> None:
         """Tells the worker that sessions have ended. [any thread]"""
@@ -306,7 +309,8 @@ class Worker:
         elif text_size:
             raise ProtocolError("a text without an error")
         lists, metas = reader.ports(ports)
-        return WorkerResult(lists, error, metas, bool(flags & protocol.KEEPS_SESSION))
+        reason = "DataPreError" if flags & protocol.DATA_PRE else "ProcessError"
+        return WorkerResult(lists, error, metas, bool(flags & protocol.KEEPS_SESSION), reason)
 
     def _release_idle(self) -> None:
         """Gives memory back that no message has taken along."""
@@ -314,10 +318,11 @@ class Worker:
         with self._lock:
             if not self.alive or self._trips:
                 return
-            self._writer.reset()
-            released = self._put_done(self._writer)
-            if released:
-                self._send(self._writer.finish(protocol.RELEASE, 0, 0, released, self._pool))
+            ids = self._done.take()
+            if ids:
+                self._writer.reset()
+                self._writer.put(ids)
+                self._send(self._writer.finish(protocol.RELEASE, 0, 0, len(ids) // 8, self._pool))
 
     # ---- time limit (I/O thread) -------------------------------------------------------------------------------
 

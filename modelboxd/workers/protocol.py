@@ -38,6 +38,7 @@ HEADER = struct.Struct("<4sBBHIIII")
 CALL = struct.Struct("<QQII40s")
 RESULT = struct.Struct("<IIII")
 PORT = struct.Struct("<II")
+BUFFER = struct.Struct("<BBHIIIQQQ")  # struct mb_encoded of csrc/src/peer.c
 ARENA_BODY = struct.Struct("<II")
 LOG_BODY = struct.Struct("<II")
 
@@ -46,13 +47,14 @@ READY, FAILED, RESULTS, LOG = 16, 17, 18, 19
 
 LARGE = 1  # message flag
 BEGIN, END = 1, 2  # call flags
-ERROR, KEEPS_SESSION = 1, 2  # result flags
+ERROR, KEEPS_SESSION, DATA_PRE = 1, 2, 4  # result flags; DATA_PRE: the error is that of data_pre()
+INLINE, LENT = 1, 2  # places of a buffer's data: enum mb_where of core.h
 
 MESSAGE_LIMIT = 64 << 10  # bytes of a message on the socket
 BODY_LIMIT = 64 << 20  # bytes of a body in an arena
 INLINE_LIMIT = 4096  # payloads up to this many bytes travel inside the message
 PORT_LIMIT = 64
-ARENA_LIMIT = 1 << 40
+ARENA_LIMIT = 1 << 34  # bytes of one arena: no number of them fills the address space
 ANCILLARY = 64  # bytes for control data: one descriptor
 
 
@@ -81,12 +83,17 @@ class WorkerResult:
     error: ModelBoxError | None = None
     output_meta: list[bytes] = field(default_factory=list)
     keeps_session: bool = False
+    reason: str = "ProcessError"  # or "DataPreError": the second half of the error code
+
+
+def _padded(size: int) -> int:
+    return (size + 7) & ~7
 
 
 class Writer:
     """Builds one message in memory that grows; buffers are encoded by the core."""
 
-    __slots__ = ("_capacity", "_error", "_memory", "_peer", "_used", "view")
+    __slots__ = ("_capacity", "_error", "_memory", "_peer", "_spans", "_used", "view")
 
     def __init__(self, peer: CData) -> None:
         self._peer = peer
@@ -95,9 +102,24 @@ class Writer:
         self.view = memoryview(ffi.buffer(self._memory))
         self._used = ffi.new("uint64_t *")
         self._error = new_error()
+        self._spans: list[tuple[int, int]] = []  # where buffers are encoded, and how many
 
     def reset(self) -> None:
         self._used[0] = HEADER.size
+        self._spans.clear()
+
+    def undo(self) -> None:
+        """Takes back what a message that cannot be sent has lent, and begins anew."""
+        ids: list[int] = []
+        for at, count in self._spans:
+            for _ in range(count):
+                where, _, _, meta, error, _, _, size, number = BUFFER.unpack_from(self.view, at)
+                if where == LENT:
+                    ids.append(number)
+                at += BUFFER.size + meta + _padded(error) + (_padded(size) if where == INLINE else 0)
+        if lib.mb_peer_release(self._peer, ffi.new("uint64_t[]", ids), len(ids), self._error) < 0:
+            raise_error(self._error)
+        self.reset()
 
     @property
     def size(self) -> int:
@@ -114,7 +136,7 @@ class Writer:
     def room(self, size: int) -> int:
         """Where the next `size` bytes go; they count as written (zeroed)."""
         at = int(self._used[0])
-        end = at + ((size + 7) & ~7)
+        end = at + _padded(size)
         if end > self._capacity:
             self._grow(end)
         self._used[0] = end
@@ -123,7 +145,7 @@ class Writer:
     def put(self, data: bytes) -> None:
         """Bytes, padded to 8."""
         at = self.room(len(data))
-        padded = (len(data) + 7) & ~7
+        padded = _padded(len(data))
         self.view[at : at + padded] = data + bytes(padded - len(data))
 
     def port(self, items: CData, meta: bytes) -> None:
@@ -134,23 +156,24 @@ class Writer:
             self.put(meta)
         done = 0
         while done < count:
+            at = int(self._used[0])
             some = lib.mb_peer_encode(
                 self._peer, items, done, count - done, self._memory, self._capacity, self._used, self._error
             )
             if some < 0:
                 raise_error(self._error, -some)
+            self._spans.append((at, some))
             done += some
             if done < count:
                 self._grow(self._capacity * 2)
 
-    def ids(self, ids: CData, count: int) -> None:
-        """Lend ids that this side is done with."""
-        self.put(bytes(ffi.buffer(ids, count * 8)))
-
     def finish(self, kind: int, sequence: int, count: int, released: int, pool: Pool) -> memoryview:
-        """The message, ready to be sent; a long body moves into `pool` first."""
+        """The message, ready to be sent; a long body moves into `pool` first. Raises ModelBoxError where it does not
+        fit; undo() then frees what it refers to."""
         flags = 0
         size = self.size
+        if size > BODY_LIMIT:
+            raise ModelBoxError(f"{size} bytes in one message to or from a worker, at most {BODY_LIMIT} are allowed")
         if size > MESSAGE_LIMIT:
             flags = LARGE
             body = pool.copy_of(self.view[HEADER.size : size])
@@ -205,7 +228,7 @@ class Reader:
         at = self._at
         if size > len(self._data) - at:
             raise ProtocolError("a message that is cut off")
-        self._at = min(at + ((size + 7) & ~7), len(self._data))
+        self._at = min(at + _padded(size), len(self._data))
         return at
 
     def unpack(self, layout: struct.Struct) -> tuple[Any, ...]:
@@ -266,6 +289,31 @@ class Reader:
 def header_only(kind: int, body: bytes = b"", *, count: int = 0, released: int = 0) -> bytes:
     """A small message without buffers."""
     return HEADER.pack(MAGIC, kind, 0, 0, 0, count, released, 0) + body
+
+
+class Done:
+    """Lend ids that this side is done with: they go back with the next message. One per peer, under its lock."""
+
+    __slots__ = ("_ids", "_kept", "_peer")
+
+    def __init__(self, peer: CData) -> None:
+        self._peer = peer
+        self._ids = ffi.new("uint64_t[1024]")
+        self._kept = b""
+
+    def take(self) -> bytes:
+        """All ids, 8 bytes each; mostly some."""
+        ids, self._kept = self._kept, b""
+        while True:
+            count = lib.mb_peer_take_done(self._peer, self._ids, 1024)
+            if count:
+                ids += bytes(ffi.buffer(self._ids, count * 8))
+            if count < 1024:
+                return ids
+
+    def keep(self, ids: bytes) -> None:
+        """Their message could not be made: they go with the next one."""
+        self._kept += ids
 
 
 class Arenas:

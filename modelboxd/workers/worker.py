@@ -26,10 +26,11 @@ from modelbox._core.memory import Pool, new_error, raise_error
 from modelbox.buffer import BufferList
 from modelbox.configuration import Configuration
 from modelbox.context import DataContext, DataMeta, SessionContext, StreamState
+from modelbox.errors import ModelBoxError
 from modelbox.flowunit import FlowUnit
 from modelbox.status import Status, StatusCode
 from modelboxd.workers import protocol
-from modelboxd.workers.protocol import HEADER, Arenas, Reader, Writer, header_only
+from modelboxd.workers.protocol import HEADER, Arenas, Done, ProtocolError, Reader, Writer, header_only
 
 SPIN_S = 400e-6  # a gap between messages below which looking beats sleeping
 
@@ -73,7 +74,7 @@ class Worker:
         self.peer = ffi.gc(peer, lib.mb_peer_free)
         self.writer = Writer(self.peer)
         self.arenas = Arenas(self.peer)
-        self.ids = ffi.new("uint64_t[1024]")
+        self.done = Done(self.peer)
         self.incoming = bytearray(protocol.MESSAGE_LIMIT + HEADER.size)
         self.places = [self.incoming]
         self.gap_s = 1.0  # how long the next message has taken to come lately
@@ -197,20 +198,34 @@ class Worker:
         """Runs the calls of one message and sends their results as one message."""
         writer = self.writer
         writer.reset()
+        ids = b""
+        try:
+            for _ in range(reader.count):
+                stream, session, flags, ports, session_id = reader.unpack(protocol.CALL)
+                lists, metas = reader.ports(ports)
+                self._answer_call(writer, stream, flags, (session, session_id), lists, metas)
+                del lists
+            reader.release()
+            ids = self.done.take()  # what the unit no longer holds goes back with the results
+            writer.put(ids)
+            message = writer.finish(protocol.RESULTS, reader.sequence, reader.count, len(ids) // 8, self.pool)
+        except ProtocolError:
+            raise
+        except ModelBoxError as error:
+            message = self._refuse(reader, ids, error)
+        self.send(message)
+
+    def _refuse(self, reader: Reader, ids: bytes, error: ModelBoxError) -> memoryview:
+        """The results cannot be sent: the same answer, which says why, to every call of the message."""
+        self.done.keep(ids)
+        writer = self.writer
+        writer.undo()
+        text = str(error).encode("utf-8", "replace")[:1024]
         for _ in range(reader.count):
-            stream, session, flags, ports, session_id = reader.unpack(protocol.CALL)
-            lists, metas = reader.ports(ports)
-            self._answer_call(writer, stream, flags, (session, session_id), lists, metas)
-            del lists
-        reader.release()
-        released = 0
-        while True:  # what the unit no longer holds goes back with the results
-            some = lib.mb_peer_take_done(self.peer, self.ids, 1024)
-            if not some:
-                break
-            writer.ids(self.ids, some)
-            released += some
-        self.send(writer.finish(protocol.RESULTS, reader.sequence, reader.count, released, self.pool))
+            at = writer.room(protocol.RESULT.size)
+            protocol.RESULT.pack_into(writer.view, at, protocol.ERROR, 0, StatusCode.STATUS_FAULT, len(text))
+            writer.put(text)
+        return writer.finish(protocol.RESULTS, reader.sequence, reader.count, 0, self.pool)
 
     def _answer_call(
         self,
@@ -236,6 +251,8 @@ class Worker:
             unit_log.debug(traceback.format_exc())
             status, text = StatusCode.STATUS_FAULT, describe(error).encode("utf-8", "replace")[:16384]
         result_flags = (protocol.ERROR if text else 0) | (protocol.KEEPS_SESSION if context.used_session else 0)
+        if text and state.failed:
+            result_flags |= protocol.DATA_PRE
         at = writer.room(protocol.RESULT.size)
         protocol.RESULT.pack_into(writer.view, at, result_flags, len(cores), status, len(text))
         if text:

@@ -97,7 +97,7 @@ def test_same_as_graphviz(text: str) -> None:
     agree(text)
 
 
-plain = st.text(st.characters(codec="utf-8", exclude_characters="\0\\\r", exclude_categories=("Cs", "Cc")), max_size=5)
+plain = st.text(st.characters(codec="utf-8", exclude_characters="\0\\\r%", exclude_categories=("Cs", "Cc")), max_size=5)
 names = st.one_of(st.sampled_from(["a", "b", "c", "d", "x y", "ä", 'q"t', "node", "-3"]), plain)
 
 
@@ -172,6 +172,21 @@ def test_random_graphs_same_as_graphviz(text: str) -> None:
         ('digraph { a [x="open] }', "g.dot:1:16: unexpected '\"' in the graph (a quoted text is not closed)"),
         ("digraph { a", "g.dot:1:12: the graph ends too early, expected"),
         ("a -> b", "g.dot:1:1: unexpected 'a' in the graph"),
+        (
+            "digraph { node -> b }",
+            "g.dot:1:16: unexpected '->' in the graph, expected '[' ('node' is a word of DOT; as",
+        ),
+        ("digraph { a -> edge }", "g.dot:1:16: unexpected 'edge' in the graph, expected '{', a name, a number, a"),
+        ("digraph { a [x=Graph] }", "g.dot:1:16: unexpected 'Graph' in the graph, expected a name, a number, a quoted"),
+        ("digraph { a [x] }", "g.dot:1:15: unexpected ']' in the graph, expected '='"),
+        ("digraph { a [v=1.2.3] }", "g.dot:1:16: unexpected '1.2.3' in the graph (names and values of more than"),
+        ("digraph { my-node }", "g.dot:1:13: unexpected '-node' in the graph (names and values of more than"),
+        ("digraph { a <- b }", "g.dot:1:13: unexpected '<' in the graph (edges are written 'from -> to')"),
+        ("digraph { a [x=<b] }", "g.dot:1:16: unexpected '<' in the graph (a text in <...> is not closed)"),
+        ("digraph { /* a }", "g.dot:1:11: unexpected '/' in the graph (a comment is not closed)"),
+        ("digraph { a } b", "g.dot:1:15: unexpected 'b' in the graph, expected nothing more"),
+        ("digraph { a:b:n:d }", "g.dot:1:16: unexpected ':' in the graph, expected"),
+        ("digraph " + "{" * 3000 + "a" + "}" * 3000, "g.dot:1:110: subgraphs are nested more than 100 deep"),
         ("", "g.dot:1:1: the graph ends too early, expected"),
     ],
 )
@@ -179,6 +194,20 @@ def test_syntax_errors(text: str, message: str) -> None:
     with pytest.raises(GraphError) as caught:
         parse(text)
     assert str(caught.value).startswith(message)
+
+
+def test_our_own_ways() -> None:
+    """Where we differ from Graphviz on purpose."""
+    graph = parse("strict digraph { a:x -> b:y -> c; a:x -> b:y [k=1]; a:z -> b:w; a\u00a0; # a comment -> c\n }")
+    assert [(e.src_port, e.dst_port) for e in graph.edges] == [("x", "y"), ("y", None), ("z", "w")]
+    assert list(graph.nodes) == ["a", "b", "c"]
+    assert [str(edge.where) for edge in graph.edges] == ["g.dot:1:18", "g.dot:1:25", "g.dot:1:53"]
+
+
+def test_graph_attributes() -> None:
+    graph = parse("digraph g { a=1; graph [b=2, c=3]; subgraph { a=9; graph [b=9] } c=4 }")
+    assert {key: attr.text for key, attr in graph.attrs.items()} == {"a": "1", "b": "2", "c": "4"}
+    assert graph.name == "g"
 
 
 def test_many_nodes() -> None:

@@ -20,7 +20,7 @@ from modelboxd.engine.engine import load_builtin
 from modelboxd.engine.unit import Services
 from modelboxd.graph.model import Node
 from modelboxd.loop import IoThread
-from modelboxd.server.listener import Listeners
+from modelboxd.server.listener import Handler, Listeners, Route, Tls
 
 LIMIT_S = 30.0
 UNITS = Path(__file__).resolve().parents[3] / "flowunits"
@@ -105,9 +105,10 @@ class Bench:
         self.io = IoThread()
         self.io.start()
         self.pool = Pool(guard_all=True)
-        self.listeners = Listeners(self.io, close_timeout_s=2.0)
+        self.listeners = Listeners(self.io, close_timeout_s=0.5)
         self.services = Services("job", self.pool, self.io, self.listeners, 2, 2)
         self._started: list[Any] = []
+        self._routes: list[Route] = []
 
     def unit(self, name: str, **options: object) -> Any:
         spec = read_unit(UNITS / name / f"{name}.toml", builtin_dir=UNITS)
@@ -138,6 +139,13 @@ class Bench:
         self._started.append(unit)
         return unit, entry
 
+    def listen(
+        self, port: int, prefix: str, handler: Handler, host: str = "127.0.0.1", tls: Tls | None = None
+    ) -> Route:
+        """A route that is released at the end of the test."""
+        self._routes.append(self.listeners.acquire(host, port, prefix, handler, tls=tls))
+        return self._routes[-1]
+
     def answer(self, session: FakeSession, buffer: Buffer, **options: object) -> None:
         """Hands a buffer to a reply unit. [any thread]"""
         self.unit("httpserver_sync_reply", **options).process(ReplyCall(session, buffer))
@@ -146,6 +154,8 @@ class Bench:
         for unit in self._started:
             unit.stop()
             unit.close()
+        for route in self._routes:
+            self.listeners.release(route)
         self.io.stop()
         live = self.pool.stats().live_buffers
         assert live == 0, f"{live} buffers were never released"

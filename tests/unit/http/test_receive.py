@@ -344,7 +344,8 @@ def test_bad_endpoints(bench: Bench, endpoint: str) -> None:
 
 
 def test_https_needs_its_files(bench: Bench) -> None:
-    for options in ({}, {"cert": "/none/cert.pem"}, {"key": "/none/key.pem"}):
+    incomplete: list[dict[str, Any]] = [{}, {"cert": "/none/cert.pem"}, {"key": "/none/key.pem"}]
+    for options in incomplete:
         with pytest.raises(ConfigError, match="an https endpoint needs the options cert and key"):
             bench.serve(endpoint="https://127.0.0.1:0/", **options)
     with pytest.raises(ConfigError, match=r"node 'receive': .*/none/cert\.pem"):
