@@ -70,6 +70,7 @@ mb_buffer *mb_buffer_share(const mb_buffer *buffer) {
   twin->meta = mb__meta_ref(buffer->meta);
   twin->fault = buffer->fault;
   if (twin->fault != NULL) atomic_fetch_add_explicit(&twin->fault->refs, 1, memory_order_relaxed);
+  atomic_init(&twin->born, atomic_load_explicit(&buffer->born, memory_order_relaxed));
   return twin;
 }
 
@@ -109,6 +110,7 @@ int32_t mb_buffer_set_error(mb_buffer *buffer, const char *code, const char *mes
   if (fault == NULL) return -MB_NOMEM;
   fault_unref(buffer->fault);
   buffer->fault = fault;
+  atomic_store_explicit(&buffer->born, 0, memory_order_relaxed);
   mb__data_unref(buffer->data);
   buffer->data = NULL;
   buffer->size = 0;
@@ -196,4 +198,10 @@ void *mb_buffer_scribble(mb_buffer *buffer) {
   if (data == NULL || data->done == NULL || !data->arena->private_map || data->size < MB_SCRIBBLE_MIN) return NULL;
   atomic_store(&data->scribbled, true);
   return data->bytes;
+}
+
+uint32_t mb_buffer_born(const mb_buffer *buffer) { return atomic_load_explicit(&buffer->born, memory_order_relaxed); }
+
+void mb_buffer_set_born(mb_buffer *buffer, uint32_t born) {
+  atomic_store_explicit(&buffer->born, (unsigned char)born, memory_order_relaxed);
 }

@@ -127,6 +127,9 @@ int32_t mb_buffer_meta_remove(mb_buffer *buffer, const char *key);
 int32_t mb_buffer_meta_copy(mb_buffer *to, const mb_buffer *from);
 /* 1 when the data lies in another process's arena. */
 int32_t mb_buffer_is_remote(const mb_buffer *buffer);
+/* Errors: the depth of the level where it was born, plus 1; 0 = it has not left its unit yet. */
+uint32_t mb_buffer_born(const mb_buffer *buffer);
+void mb_buffer_set_born(mb_buffer *buffer, uint32_t born);
 /* For a remote buffer of a private mapping (see mb_peer_new) of at least MB_SCRIBBLE_MIN bytes: lets the
  * holder write into its private copy-on-write view; the pages are dropped when the buffer is released.
  * Returns the bytes, or NULL where this does not apply. */
@@ -154,14 +157,33 @@ int32_t mb_list_extend(mb_list *list, const mb_list *other, uint32_t from, uint3
 mb_list *mb_list_take(mb_list *list, uint32_t count);
 /* How many items in [from, from + count) carry an error. */
 uint32_t mb_list_errors(const mb_list *list, uint32_t from, uint32_t count);
-/* How many items from `from` on are alike in having (1) or not having (0) an error; *error says which. */
-uint32_t mb_list_run(const mb_list *list, uint32_t from, int32_t *error);
-/* A new list without the error and NULL items; positions[i] (capacity list->count) = where good item i stood. */
-mb_list *mb_list_good(const mb_list *list, uint32_t *positions, uint32_t *good_count);
-/* The reverse: a list as long as `list`, `results` at `positions`, the error and NULL items of `list` elsewhere. */
-mb_list *mb_list_merge(const mb_list *list, const mb_list *results, const uint32_t *positions);
-/* Replaces every item by one shared error buffer (placeholders stay). */
-int32_t mb_list_fail(mb_list *list, const char *code, const char *message);
+/* The first item from `from` on whose error fails its session, or -1. */
+int64_t mb_list_fatal(const mb_list *list, uint32_t from, uint32_t count);
+/* Errors from `from` on that have just come out of a unit are born at this depth; others keep theirs. */
+void mb_list_born(mb_list *list, uint32_t from, uint32_t depth);
+
+/* ---- positions: which values a unit gets -------------------------------------------------------------
+ * `inputs` is one list per port, all of one length. `visible` 0: the unit sees no errors; d + 1: it sees those
+ * that were born at depth d or deeper. A hole on any port makes the position a hole; else an error that is not
+ * seen, on any port, makes it an error. The rules are those of docs/dataflow.md. */
+
+enum mb_position { MB_SEEN = 0, MB_HOLE = 1, MB_ERROR = 2 };
+
+/* What stands at a position; *port (may be NULL) is the first port that makes it so. */
+int32_t mb_lists_kind(mb_list *const *inputs, uint32_t ports, uint32_t at, uint32_t visible, uint32_t *port);
+/* How many of the positions [from, from + count) are not MB_SEEN. */
+uint32_t mb_lists_unseen(mb_list *const *inputs, uint32_t ports, uint32_t from, uint32_t count, uint32_t visible);
+/* How many positions from `from` on are alike in being MB_SEEN or not; 0 at the end. */
+uint32_t mb_lists_run(mb_list *const *inputs, uint32_t ports, uint32_t from, uint32_t visible);
+/* Appends the values of the MB_SEEN positions of each port to kept[port]. */
+int32_t mb_lists_split(mb_list *const *inputs, uint32_t ports, uint32_t visible, mb_list *const *kept);
+/* Appends to `out`, for positions [from, from + count): the next of `results` (from *next on) where MB_SEEN, else the
+ * hole or error. With `results` NULL seen positions give holes. */
+int32_t mb_lists_merge(mb_list *const *inputs, uint32_t ports, uint32_t from, uint32_t count, uint32_t visible,
+                       const mb_list *results, uint32_t *next, mb_list *out);
+/* Where branches meet: appends, for each position, the one value that the lanes have there, or a hole. Two values
+ * at one position give -MB_EXIST; *at tells where. */
+int32_t mb_lists_choose(mb_list *const *lanes, uint32_t count, mb_list *out, uint32_t *at);
 
 /* ---- plugins ---------------------------------------------------------------------------------------- */
 
@@ -177,6 +199,9 @@ typedef struct mb_node mb_node;
 mb_node *mb_node_open(mb_pool *pool, const mb_unit *unit, const char *name, const char *const *keys,
                       const char *const *values, uint32_t option_count, uint32_t batch_size, mb_error *error);
 void mb_node_close(mb_node *node);
+/* Where the node stands: the depths of the levels of its inputs and outputs, and whether it sees errors
+ * (default: as the unit says, depth 0). Before the first run. */
+void mb_node_set_level(mb_node *node, int32_t sees_errors, uint32_t depth, uint32_t out_depth);
 
 typedef struct mb_node_stats {
   uint64_t calls;
@@ -200,16 +225,27 @@ void mb_segment_free(mb_segment *segment);
 /*
  * Runs the chain over `inputs` (one list per input port of the first node, all of equal count; left as
  * they are) and appends to `outputs` (one list per output port of the last node). Error buffers and
- * placeholders pass by and keep their position, unless a unit sees errors. A failing or miscounting
- * call turns into error buffers of the same count. Outputs are sealed. [any-thread, several at once]
+ * placeholders pass by and keep their position, unless a unit sees errors. A failing call turns into error
+ * buffers of the same count, a miscounting one into fatal errors. Outputs are sealed. [any-thread, several at once]
  * Returns 0, or a negative status when the core itself failed (out of memory), with `error` set.
  */
 int32_t mb_segment_run(mb_segment *segment, mb_list *const *inputs, uint32_t input_count, mb_list *const *outputs,
                        uint32_t output_count, mb_error *error);
 
-/* One stream through one MB_UNIT_STREAM node; calls of one stream must not overlap. */
+/* A condition or loop node: process() once for each value, which must give one value on one port; the other ports
+ * get a hole. Errors that are not seen go to port `error_port`. [any-thread, several at once] */
+int32_t mb_node_choose(mb_node *node, mb_list *const *inputs, uint32_t input_count, mb_list *const *outputs,
+                       uint32_t output_count, uint32_t error_port, mb_error *error);
+
+/* A context of a node: one stream through an MB_UNIT_STREAM node, or one sub-stream of an expand or collapse node.
+ * Calls of one context must not overlap. With `framed`, stream_begin and stream_end are called. */
 typedef struct mb_stream mb_stream;
-mb_stream *mb_stream_begin(mb_node *node, mb_list *const *outputs, uint32_t output_count, mb_error *error);
+mb_stream *mb_stream_begin(mb_node *node, int32_t framed, mb_list *const *outputs, uint32_t output_count,
+                           mb_error *error);
+/* A process() call for the event that waits longest, without inputs. */
+int32_t mb_stream_event(mb_stream *stream, mb_list *const *outputs, uint32_t output_count, mb_error *error);
+/* How many events wait. */
+uint32_t mb_stream_events(const mb_stream *stream);
 /* One process() call; any number of outputs. Error inputs are copied to every output in their place. */
 int32_t mb_stream_run(mb_stream *stream, mb_list *const *inputs, uint32_t input_count, mb_list *const *outputs,
                       uint32_t output_count, mb_error *error);

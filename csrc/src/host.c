@@ -6,6 +6,8 @@
 #include "internal.h"
 #include "node.h"
 
+#define MAX_EVENTS 8192u /* of one context */
+
 static _Thread_local char error_text[MB_ERROR_SIZE];
 static _Thread_local bool error_set;
 
@@ -174,6 +176,7 @@ static int32_t push(mb_call *call, uint32_t port, mb_buffer *buffer) {
     return 0;
   }
   buffer->sealed = true;
+  mb__born(buffer, call->node->out_depth);
   return mb_list_push(call->outputs[port], buffer);
 }
 
@@ -190,6 +193,18 @@ static void set_error(mb_call *call, const char *message) {
 }
 
 static void **stream_state(mb_call *call) { return call->stream_state; }
+
+static int32_t send_event(mb_call *call) {
+  if (call->events == NULL) return -MB_NOTSUPPORT;
+  if (*call->events >= MAX_EVENTS) {
+    set_text("more than 8192 events of one stream wait");
+    return -MB_NOBUFS;
+  }
+  ++*call->events;
+  return 0;
+}
+
+static int32_t is_event(const mb_call *call) { return call->is_event; }
 
 /* ---- options -------------------------------------------------------------------------------------------- */
 
@@ -320,4 +335,6 @@ const mb_host mb__host = {
     .config_doubles = config_doubles,
     .log = log_line,
     .get_extension = get_extension,
+    .send_event = send_event,
+    .is_event = is_event,
 };

@@ -15,6 +15,7 @@
 
 #define MB_PAGE 4096u
 #define MB_ALIGN 64u
+#define MAX_PORTS 64u /* of one unit and direction */
 
 static inline uint64_t mb__round(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
 
@@ -128,6 +129,8 @@ struct mb_buffer {
   atomic_uint refs;
   uint8_t kind;
   bool sealed;
+  bool fatal;        /* an error that fails its session: a rule of the unit's kind was broken */
+  atomic_uchar born; /* errors: depth of the level where it was born, plus 1; 0 = not known yet */
   mb_data *data;
   uint64_t size;
   mb_meta *meta;
@@ -137,7 +140,21 @@ struct mb_buffer {
 mb_buffer *mb__buffer_over(mb_data *data, uint64_t size); /* takes the data reference; NULL frees it */
 mb_buffer *mb__buffer_alloc(mb_pool *pool, uint64_t size, mb_account *account, mb_error *error);
 
-static inline bool mb__is_good(const mb_buffer *buffer) { return buffer != NULL && buffer->fault == NULL; }
+/* Whether a unit with this threshold (see mb_lists_kind) gets the buffer. */
+static inline bool mb__is_seen(const mb_buffer *buffer, uint32_t visible) {
+  if (buffer == NULL) return false;
+  return buffer->fault == NULL || (visible > 0 && atomic_load_explicit(&buffer->born, memory_order_relaxed) >= visible);
+}
+
+/* An error that has just come out of a unit is born at this depth; older ones keep theirs. */
+static inline void mb__born(mb_buffer *buffer, uint32_t depth) {
+  if (buffer == NULL || buffer->fault == NULL) return;
+  if (atomic_load_explicit(&buffer->born, memory_order_relaxed) == 0)
+    atomic_store_explicit(&buffer->born, (unsigned char)(depth + 1), memory_order_relaxed);
+}
+
+/* What stands at a position over all ports: MB_SEEN, MB_HOLE or MB_ERROR, and on which port. */
+int32_t mb__position(mb_buffer *const *const *inputs, uint32_t ports, uint32_t at, uint32_t visible, uint32_t *port);
 
 /* ---- nodes -------------------------------------------------------------------------------------------------- */
 
@@ -149,6 +166,8 @@ struct mb_node {
   void *state;
   uint32_t flags;
   uint32_t batch_size;
+  uint32_t visible;   /* see mb_lists_kind */
+  uint32_t out_depth; /* of the level of its outputs */
   atomic_uint_fast64_t calls, buffers_in, buffers_out, errors, busy_ns;
 };
 
@@ -162,6 +181,8 @@ struct mb_call {
   mb_list *const *outputs; /* per port */
   uint32_t output_count;
   void **stream_state;
+  uint32_t *events; /* where send_event() counts; NULL: the unit has no events */
+  bool is_event;
 };
 
 /* The text that set_error() left on this thread, or NULL; taking it clears it. */

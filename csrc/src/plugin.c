@@ -154,6 +154,7 @@ mb_node *mb_node_open(mb_pool *pool, const mb_unit *unit, const char *name, cons
   node->pool = pool;
   node->flags = unit->flags;
   node->batch_size = batch_size > 0 ? batch_size : 1;
+  node->visible = unit->flags & MB_UNIT_SEES_ERRORS ? 1 : 0;
   snprintf(node->name, sizeof node->name, "%s", name);
   mb_config config = {keys, values, option_count};
   mb__clear_error();
@@ -167,6 +168,11 @@ mb_node *mb_node_open(mb_pool *pool, const mb_unit *unit, const char *name, cons
     return NULL;
   }
   return node;
+}
+
+void mb_node_set_level(mb_node *node, int32_t sees_errors, uint32_t depth, uint32_t out_depth) {
+  node->visible = sees_errors ? depth + 1 : 0;
+  node->out_depth = out_depth;
 }
 
 void mb_node_close(mb_node *node) {

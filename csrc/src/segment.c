@@ -10,8 +10,9 @@
 
 #include "internal.h"
 
-#define MAX_PORTS 64u
-#define LARGE 16384u /* average payload from which elementwise chains run one buffer at a time */
+#define NOT_NORMAL (MB_UNIT_STREAM | MB_UNIT_CONDITION | MB_UNIT_EXPAND | MB_UNIT_COLLAPSE | MB_UNIT_LOOP)
+#define FATAL "WrongOutput" /* the word in the code of errors that fail their session */
+#define LARGE 16384u        /* average payload from which elementwise chains run one buffer at a time */
 
 struct mb_segment {
   mb_node **nodes;
@@ -23,6 +24,8 @@ struct mb_segment {
 struct mb_stream {
   mb_node *node;
   void *state;
+  uint32_t events;
+  bool framed;
   bool failed; /* stream_begin failed: data is answered with errors */
 };
 
@@ -44,14 +47,27 @@ static void cut_list(mb_list *list, uint32_t count) {
   }
 }
 
-/* `count` references to one error buffer "<unit>.ProcessError" at the end of every output. */
-static int32_t answer_errors(mb_node *node, const char *what, const char *why, mb_list *const *outputs, uint32_t ports,
-                             const uint32_t *marks, uint32_t count) {
+static mb_buffer *new_error(mb_node *node, const char *what, const char *why) {
   char code[128], message[MB_ERROR_SIZE + 192];
   snprintf(code, sizeof code, "%s.%s", node->unit->name, what);
   snprintf(message, sizeof message, "node '%s': %s", node->name, why);
   mb_buffer *error = mb_buffer_new_error(code, message);
+  mb__born(error, node->out_depth);
+  return error;
+}
+
+/* What process() has said about its failure. */
+static const char *reason(void) {
+  const char *why = mb__take_error();
+  return why != NULL ? why : "process() failed and gave no reason";
+}
+
+/* `count` references to one error buffer "<unit>.<what>" at the end of every output, cut back to `marks` before. */
+static int32_t answer_errors(mb_node *node, const char *what, const char *why, mb_list *const *outputs, uint32_t ports,
+                             const uint32_t *marks, uint32_t count) {
+  mb_buffer *error = new_error(node, what, why);
   if (error == NULL) return -MB_NOMEM;
+  error->fatal = strcmp(what, FATAL) == 0;
   count_up(&node->errors, count);
   int32_t status = 0;
   for (uint32_t port = 0; port < ports && status == 0; port++) {
@@ -77,20 +93,17 @@ static int32_t call_node(mb_node *node, mb_buffer *const *const *inputs, uint32_
   const mb_unit *unit = node->unit;
   uint32_t marks[MAX_PORTS];
   for (uint32_t port = 0; port < unit->output_count; port++) marks[port] = outputs[port]->count;
-  mb_call call = {node, inputs, count, outputs, unit->output_count, NULL};
+  mb_call call = {
+      .node = node, .inputs = inputs, .count = count, .outputs = outputs, .output_count = unit->output_count};
   int32_t status = run_process(node, &call);
-  if (status != 0) {
-    const char *why = mb__take_error();
-    return answer_errors(node, "ProcessError", why != NULL ? why : "process() failed and gave no reason", outputs,
-                         unit->output_count, marks, count);
-  }
+  if (status != 0) return answer_errors(node, "ProcessError", reason(), outputs, unit->output_count, marks, count);
   for (uint32_t port = 0; port < unit->output_count; port++) {
     uint32_t made = outputs[port]->count - marks[port];
     if (made != count) {
       char why[160];
       snprintf(why, sizeof why, "port '%s': input buffer count %u should equal output buffer count %u",
                unit->outputs[port].name, count, made);
-      return answer_errors(node, "ProcessError", why, outputs, unit->output_count, marks, count);
+      return answer_errors(node, FATAL, why, outputs, unit->output_count, marks, count);
     }
   }
   count_up(&node->buffers_out, (uint64_t)count * unit->output_count);
@@ -109,23 +122,18 @@ static int32_t call_batches(mb_node *node, mb_buffer *const *const *inputs, uint
   return 0;
 }
 
-/* What stands at a position when it is no data for this node: NULL result = it is data. */
+/* Whether the node does not get what stands at a position; *what is then the error, or NULL for a hole. */
 static bool passes_by(const mb_node *node, mb_buffer *const *const *inputs, uint32_t at, mb_buffer **what) {
-  for (uint32_t port = 0; port < node->unit->input_count; port++) {
-    mb_buffer *buffer = inputs[port][at];
-    if (buffer == NULL || (buffer->fault != NULL && !(node->flags & MB_UNIT_SEES_ERRORS))) {
-      *what = buffer;
-      return true;
-    }
-  }
-  return false;
+  uint32_t port = 0;
+  int32_t kind = mb__position(inputs, node->unit->input_count, at, node->visible, &port);
+  *what = kind == MB_ERROR ? inputs[port][at] : NULL;
+  return kind != MB_SEEN;
 }
 
-static bool all_good(const mb_node *node, mb_buffer *const *const *inputs, uint32_t count) {
+static bool all_seen(const mb_node *node, mb_buffer *const *const *inputs, uint32_t count) {
   for (uint32_t port = 0; port < node->unit->input_count; port++) {
     for (uint32_t at = 0; at < count; at++) {
-      const mb_buffer *buffer = inputs[port][at];
-      if (buffer == NULL || (buffer->fault != NULL && !(node->flags & MB_UNIT_SEES_ERRORS))) return false;
+      if (!mb__is_seen(inputs[port][at], node->visible)) return false;
     }
   }
   return true;
@@ -155,7 +163,7 @@ static int32_t call_mixed(mb_node *node, mb_buffer *const *const *inputs, uint32
 }
 
 static int32_t run_node(mb_node *node, mb_buffer *const *const *inputs, uint32_t count, mb_list *const *outputs) {
-  if (all_good(node, inputs, count)) return call_batches(node, inputs, count, outputs);
+  if (all_seen(node, inputs, count)) return call_batches(node, inputs, count, outputs);
   return call_mixed(node, inputs, count, outputs);
 }
 
@@ -170,7 +178,7 @@ mb_segment *mb_segment_new(mb_node *const *nodes, uint32_t count, mb_error *erro
     const mb_unit *unit = nodes[at]->unit;
     bool fits = count == 1 ? unit->input_count <= MAX_PORTS && unit->output_count <= MAX_PORTS
                            : unit->input_count == 1 && unit->output_count == 1;
-    if (!fits || (nodes[at]->flags & MB_UNIT_STREAM)) {
+    if (!fits || (nodes[at]->flags & NOT_NORMAL)) {
       mb__fail(error, MB_INVALID, "node '%s' cannot be part of a segment of %u nodes", nodes[at]->name, count);
       return NULL;
     }
@@ -245,13 +253,80 @@ int32_t mb_segment_run(mb_segment *segment, mb_list *const *inputs, uint32_t inp
   return status == 0 ? 0 : mb__fail(error, -status, "segment at node '%s': out of memory", segment->nodes[0]->name);
 }
 
+/* ---- conditions and loops ---- */
+
+/* One call that has to choose a port; the value goes there, the other ports get a hole. */
+static int32_t choose_one(mb_node *node, mb_buffer *const *const *inputs, mb_list *const *outputs, uint32_t ports,
+                          uint32_t error_port) {
+  uint32_t marks[MAX_PORTS], made = 0;
+  for (uint32_t port = 0; port < ports; port++) marks[port] = outputs[port]->count;
+  mb_call call = {.node = node, .inputs = inputs, .count = 1, .outputs = outputs, .output_count = ports};
+  mb_buffer *error = NULL;
+  if (run_process(node, &call) != 0) {
+    error = new_error(node, "ProcessError", reason());
+    if (error == NULL) return -MB_NOMEM;
+  } else {
+    for (uint32_t port = 0; port < ports; port++) made += outputs[port]->count - marks[port];
+    if (made != 1) {
+      char why[120];
+      snprintf(why, sizeof why, "one value must go to one output port, it gave %u", made);
+      error = new_error(node, FATAL, why);
+      if (error == NULL) return -MB_NOMEM;
+      error->fatal = true;
+    }
+  }
+  if (error != NULL) {
+    count_up(&node->errors, 1);
+    for (uint32_t port = 0; port < ports; port++) cut_list(outputs[port], marks[port]);
+    int32_t status = mb_list_push(outputs[error_port], error);
+    if (status != 0) return status;
+  } else {
+    count_up(&node->buffers_out, 1);
+  }
+  for (uint32_t port = 0; port < ports; port++) {
+    if (outputs[port]->count == marks[port]) {
+      int32_t status = mb_list_push(outputs[port], NULL);
+      if (status != 0) return status;
+    }
+  }
+  return 0;
+}
+
+int32_t mb_node_choose(mb_node *node, mb_list *const *inputs, uint32_t input_count, mb_list *const *outputs,
+                       uint32_t output_count, uint32_t error_port, mb_error *error) {
+  if (input_count != node->unit->input_count || output_count != node->unit->output_count || input_count == 0 ||
+      input_count > MAX_PORTS || output_count > MAX_PORTS || error_port >= output_count) {
+    return mb__fail(error, MB_INVALID, "node '%s': wrong number of ports", node->name);
+  }
+  mb_buffer *const *lists[MAX_PORTS], *const *ports[MAX_PORTS];
+  for (uint32_t port = 0; port < input_count; port++) lists[port] = inputs[port]->items;
+  for (uint32_t at = 0; at < inputs[0]->count; at++) {
+    mb_buffer *what = NULL;
+    int32_t status = 0;
+    if (passes_by(node, lists, at, &what)) {
+      for (uint32_t port = 0; port < output_count && status == 0; port++) {
+        status = mb_list_push(outputs[port], port == error_port ? mb_buffer_ref(what) : NULL);
+      }
+    } else {
+      for (uint32_t port = 0; port < input_count; port++) ports[port] = lists[port] + at;
+      status = choose_one(node, ports, outputs, output_count, error_port);
+    }
+    if (status != 0) return mb__fail(error, -status, "node '%s': out of memory", node->name);
+  }
+  return 0;
+}
+
 /* ---- streams -------------------------------------------------------------------------------------------- */
 
 static int32_t stream_call(mb_stream *stream, int32_t (*function)(const mb_host *, void *, mb_call *),
                            mb_list *const *outputs, uint32_t output_count, const char *what) {
   mb_node *node = stream->node;
   if (function == NULL) return 0;
-  mb_call call = {node, NULL, 0, outputs, output_count, &stream->state};
+  mb_call call = {.node = node,
+                  .outputs = outputs,
+                  .output_count = output_count,
+                  .stream_state = &stream->state,
+                  .events = &stream->events};
   mb__clear_error();
   int32_t status = function(&mb__host, node->state, &call);
   if (status == 0 || outputs == NULL) return 0;
@@ -262,7 +337,8 @@ static int32_t stream_call(mb_stream *stream, int32_t (*function)(const mb_host 
   return answer_errors(node, what, why != NULL ? why : "the unit gave no reason", outputs, output_count, marks, 1);
 }
 
-mb_stream *mb_stream_begin(mb_node *node, mb_list *const *outputs, uint32_t output_count, mb_error *error) {
+mb_stream *mb_stream_begin(mb_node *node, int32_t framed, mb_list *const *outputs, uint32_t output_count,
+                           mb_error *error) {
   if (output_count != node->unit->output_count || output_count > MAX_PORTS || node->unit->input_count > MAX_PORTS) {
     mb__fail(error, MB_INVALID, "node '%s': wrong number of ports", node->name);
     return NULL;
@@ -273,7 +349,8 @@ mb_stream *mb_stream_begin(mb_node *node, mb_list *const *outputs, uint32_t outp
     return NULL;
   }
   stream->node = node;
-  bool has = node->unit->struct_size >= offsetof(mb_unit, stream_begin) + sizeof node->unit->stream_begin;
+  stream->framed = framed != 0;
+  bool has = framed && node->unit->struct_size >= offsetof(mb_unit, stream_begin) + sizeof node->unit->stream_begin;
   if (has && stream_call(stream, node->unit->stream_begin, outputs, output_count, "DataPreError") != 0) {
     mb__fail(error, MB_NOMEM, "out of memory");
     free(stream);
@@ -282,13 +359,47 @@ mb_stream *mb_stream_begin(mb_node *node, mb_list *const *outputs, uint32_t outp
   return stream;
 }
 
+/* One process() call of a context, with values or for an event. */
+static int32_t stream_process(mb_stream *stream, mb_buffer *const *const *inputs, uint32_t count, bool is_event,
+                              mb_list *const *outputs, uint32_t output_count, const uint32_t *marks) {
+  mb_node *node = stream->node;
+  mb_call call = {.node = node,
+                  .inputs = inputs,
+                  .count = count,
+                  .outputs = outputs,
+                  .output_count = output_count,
+                  .stream_state = &stream->state,
+                  .events = &stream->events,
+                  .is_event = is_event};
+  int32_t status = run_process(node, &call);
+  if (status != 0 && status != MB_CONTINUE) {
+    return answer_errors(node, "ProcessError", reason(), outputs, output_count, marks, count > 0 ? count : 1);
+  }
+  for (uint32_t port = 0; port < output_count; port++) {
+    count_up(&node->buffers_out, outputs[port]->count - marks[port]);
+  }
+  return 0;
+}
+
+uint32_t mb_stream_events(const mb_stream *stream) { return stream->events; }
+
+int32_t mb_stream_event(mb_stream *stream, mb_list *const *outputs, uint32_t output_count, mb_error *error) {
+  if (output_count != stream->node->unit->output_count || stream->events == 0) {
+    return mb__fail(error, MB_INVALID, "node '%s': no event waits, or wrong number of ports", stream->node->name);
+  }
+  uint32_t marks[MAX_PORTS];
+  for (uint32_t port = 0; port < output_count; port++) marks[port] = outputs[port]->count;
+  stream->events--;
+  int32_t status = stream_process(stream, NULL, 0, true, outputs, output_count, marks);
+  return status == 0 ? 0 : mb__fail(error, -status, "node '%s': out of memory", stream->node->name);
+}
+
 int32_t mb_stream_run(mb_stream *stream, mb_list *const *inputs, uint32_t input_count, mb_list *const *outputs,
                       uint32_t output_count, mb_error *error) {
   mb_node *node = stream->node;
   if (input_count != node->unit->input_count || output_count != node->unit->output_count) {
     return mb__fail(error, MB_INVALID, "node '%s': wrong number of ports", node->name);
   }
-  if (stream->failed) return 0; /* the rest of a stream whose begin failed is skipped */
   mb_buffer *const *lists[MAX_PORTS], *const *ports[MAX_PORTS];
   for (uint32_t port = 0; port < input_count; port++) lists[port] = inputs[port]->items;
   uint32_t count = inputs[0]->count;
@@ -303,19 +414,14 @@ int32_t mb_stream_run(mb_stream *stream, mb_list *const *inputs, uint32_t input_
       to++;
     } else {
       while (to < count && !passes_by(node, lists, to, &what)) to++;
+      if (stream->failed) { /* what follows a stream_begin that failed is skipped */
+        from = to;
+        continue;
+      }
       uint32_t marks[MAX_PORTS];
       for (uint32_t port = 0; port < input_count; port++) ports[port] = lists[port] + from;
       for (uint32_t port = 0; port < output_count; port++) marks[port] = outputs[port]->count;
-      mb_call call = {node, ports, to - from, outputs, output_count, &stream->state};
-      if (run_process(node, &call) != 0) {
-        const char *why = mb__take_error();
-        status = answer_errors(node, "ProcessError", why != NULL ? why : "process() failed and gave no reason", outputs,
-                               output_count, marks, to - from);
-      } else {
-        for (uint32_t port = 0; port < output_count; port++) {
-          count_up(&node->buffers_out, outputs[port]->count - marks[port]);
-        }
-      }
+      status = stream_process(stream, ports, to - from, false, outputs, output_count, marks);
     }
     if (status != 0) return mb__fail(error, -status, "node '%s': out of memory", node->name);
     from = to;
@@ -325,7 +431,7 @@ int32_t mb_stream_run(mb_stream *stream, mb_list *const *inputs, uint32_t input_
 
 int32_t mb_stream_end(mb_stream *stream, mb_list *const *outputs, uint32_t output_count, mb_error *error) {
   mb_node *node = stream->node;
-  bool has = node->unit->struct_size >= offsetof(mb_unit, stream_end) + sizeof node->unit->stream_end;
+  bool has = stream->framed && node->unit->struct_size >= offsetof(mb_unit, stream_end) + sizeof node->unit->stream_end;
   int32_t status = has ? stream_call(stream, node->unit->stream_end, outputs, output_count, "DataPostError") : 0;
   free(stream);
   return status == 0 ? 0 : mb__fail(error, -status, "node '%s': out of memory", node->name);

@@ -298,7 +298,9 @@ static void test_segment(void) {
     CHECK(out->count == 10 && out->items[5] == NULL && mb_list_errors(out, 0, 10) == 9);
     const char *code, *message;
     CHECK(mb_buffer_error(out->items[0], &code, &message));
-    CHECK(strstr(code, ".ProcessError") != NULL && strstr(message, "node 'bad'") == message);
+    CHECK(strstr(code, which == 0 ? ".WrongOutput" : ".ProcessError") != NULL);
+    CHECK(strstr(message, "node 'bad'") == message);
+    CHECK(mb_list_fatal(out, 0, 10) == (which == 0 ? 0 : -1) && mb_list_fatal(out, 5, 1) == -1);
     CHECK(mb_buffer_error(out->items[2], &code, &message) && strcmp(code, "A.B") == 0);
     mb_list_free(out);
     mb_segment_free(segment);
@@ -313,7 +315,7 @@ static void test_stream(void) {
   mb_pool *pool = new_pool(0);
   mb_node *node = open_node(pool, &twice_unit, "s", 1);
   mb_list *in = mixed_list(pool), *out = mb_list_new(0);
-  mb_stream *stream = mb_stream_begin(node, &out, 1, &error);
+  mb_stream *stream = mb_stream_begin(node, 1, &out, 1, &error);
   CHECK(stream != NULL && mb_stream_run(stream, &in, 1, &out, 1, &error) == 0);
   CHECK(out->count == 2 * 8 + 2); /* errors and placeholders pass once */
   CHECK(mb_stream_end(stream, NULL, 1, &error) == 0);
@@ -328,13 +330,37 @@ static void test_stream(void) {
 static void test_lists(void) {
   mb_pool *pool = new_pool(0);
   mb_list *list = mixed_list(pool);
-  uint32_t positions[10], good;
-  mb_list *kept = mb_list_good(list, positions, &good);
-  CHECK(good == 8 && kept->count == 8 && positions[2] == 3);
-  mb_list *merged = mb_list_merge(list, kept, positions);
+  mb_list *kept = mb_list_new(0), *merged = mb_list_new(0);
+  CHECK(mb_lists_unseen(&list, 1, 0, 10, 0) == 2 && mb_lists_split(&list, 1, 0, &kept) == 0 && kept->count == 8);
+  uint32_t next = 0;
+  CHECK(mb_lists_merge(&list, 1, 0, 10, 0, kept, &next, merged) == 0 && next == 8);
   for (uint32_t at = 0; at < 10; at++) CHECK(merged->items[at] == list->items[at]);
-  int32_t bad;
-  CHECK(mb_list_run(list, 0, &bad) == 2 && !bad && mb_list_run(list, 2, &bad) == 1 && bad);
+  CHECK(mb_lists_merge(&list, 1, 0, 10, 0, kept, &next, merged) == -MB_RANGE);
+  CHECK(mb_lists_run(&list, 1, 0, 0) == 2 && mb_lists_run(&list, 1, 2, 0) == 1 && mb_lists_run(&list, 1, 10, 0) == 0);
+  /* An error is seen by units at its depth and further out. */
+  mb_list_born(list, 0, 2);
+  mb_list_born(list, 0, 7); /* it keeps its depth */
+  CHECK(mb_lists_unseen(&list, 1, 0, 10, 3) == 1 && mb_lists_unseen(&list, 1, 0, 10, 1) == 1);
+  CHECK(mb_lists_unseen(&list, 1, 0, 10, 4) == 2 && mb_buffer_born(list->items[2]) == 3);
+  uint32_t port = 9;
+  mb_list *both[2] = {list, kept}; /* kept[2] is good, list[2] is the error; list[5] is a hole */
+  CHECK(mb_lists_kind(both, 2, 2, 0, &port) == MB_ERROR && port == 0);
+  mb_list *turned[2] = {kept, list};
+  CHECK(mb_lists_kind(turned, 2, 5, 0, &port) == MB_HOLE && port == 1);
+  /* Where branches meet: one value per position. */
+  mb_list *left = mb_list_new(0), *right = mb_list_new(0), *met = mb_list_new(0), *lanes[2] = {left, right};
+  for (uint32_t at = 0; at < 4; at++) {
+    mb_list_push(left, at == 1 ? mb_buffer_ref(list->items[0]) : NULL);
+    mb_list_push(right, at == 1 || at == 3 ? NULL : mb_buffer_ref(list->items[at]));
+  }
+  CHECK(mb_lists_choose(lanes, 2, met, &port) == 0 && met->count == 4 && met->items[3] == NULL);
+  CHECK(met->items[1] == list->items[0] && met->items[2] == list->items[2]);
+  mb_buffer_unref(left->items[2]);
+  left->items[2] = mb_buffer_ref(list->items[4]);
+  CHECK(mb_lists_choose(lanes, 2, met, &port) == -MB_EXIST && port == 2);
+  mb_list_free(left);
+  mb_list_free(right);
+  mb_list_free(met);
   mb_list *head = mb_list_take(list, 4);
   CHECK(head->count == 4 && list->count == 6 && list->items[1] == NULL);
   CHECK(mb_list_extend(head, list, 5, 2) == -MB_RANGE && mb_list_extend(head, list, UINT32_MAX, 1) == -MB_RANGE);

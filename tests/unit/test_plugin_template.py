@@ -129,7 +129,7 @@ def test_the_stream_example_runs(build: Builder, language: str) -> None:
     with opened_node(build(c_blocks()[1], language), pool, {"first": "5"}) as node:
         outputs = [new_list(), new_list()]
         ports = [ffi.new("mb_list *[]", [output]) for output in outputs]
-        streams = [lib.mb_stream_begin(node, port, 1, error) for port in ports]
+        streams = [lib.mb_stream_begin(node, 1, port, 1, error) for port in ports]
         check(0, error)
         for data in ([b"a", b"b"], [b"", b"c"]):
             inputs = BufferList([Buffer(CPU, item) for item in data]).to_core(pool)

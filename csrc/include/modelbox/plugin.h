@@ -110,6 +110,16 @@ enum mb_log_level { MB_LOG_DEBUG = 0, MB_LOG_INFO = 1, MB_LOG_NOTICE = 2, MB_LOG
 #define MB_UNIT_STREAM 1u      /* calls of one stream come in order, one after the other */
 #define MB_UNIT_ELEMENTWISE 2u /* each output depends on its own input only: batches gain nothing */
 #define MB_UNIT_SEES_ERRORS 4u /* error buffers are handed to process() (exception_visible) */
+/* A call gets one value and pushes one value to one of two or more ports. */
+#define MB_UNIT_CONDITION 8u
+/* A call gets one value; what it pushes is the sub-stream of that value. */
+#define MB_UNIT_EXPAND 16u
+/* A call gets all values of a sub-stream and pushes at most one value to each port. */
+#define MB_UNIT_COLLAPSE 32u
+#define MB_UNIT_COLLAPSE_ANY 64u /* with MB_UNIT_COLLAPSE: calls get the values as they come (collapse_all = false) */
+/* A call gets one value and pushes it to one of two ports: the one that leads back to its input, or the one that leads
+ * out. */
+#define MB_UNIT_LOOP 128u
 
 typedef struct mb_buffer mb_buffer; /* data and meta, reference-counted, read-only once pushed */
 typedef struct mb_call mb_call;     /* one run of process() */
@@ -199,6 +209,15 @@ typedef struct mb_host {
   void (*log)(int32_t level, const char *message);
   /* Optional features by name ("mb.device-memory/1"); NULL when the host lacks it. [any-thread] */
   const void *(*get_extension)(const char *id);
+
+  /* ---- events ------------------------------------------------------------------------------------ */
+
+  /* Asks for one more process() call in the same context, without inputs, before further inputs of it. While one
+   * waits a stream stays open beyond the end of its input. MB_UNIT_STREAM and MB_UNIT_EXPAND only (else
+   * -MB_NOTSUPPORT); -MB_NOBUFS when too many wait. [call] */
+  int32_t (*send_event)(mb_call *call);
+  /* 1 in a call that answers an event. [call] */
+  int32_t (*is_event)(const mb_call *call);
 } mb_host;
 
 typedef struct mb_port {
