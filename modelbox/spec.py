@@ -24,6 +24,18 @@ class FlowType(Enum):
     STREAM = "stream"  # one stream in order, one call after the other, any number out
 
 
+ROLES = ("expand", "collapse", "condition", "loop")  # what a unit can be instead of plain; first ones win
+
+
+def one_role(expand: bool, collapse: bool, condition: bool, loop: bool) -> tuple[bool, bool, bool, bool]:
+    """The same flags, where a description sets several: expand and collapse win over condition, that over loop.
+
+    Both expand and collapse stay set; no such unit can be placed in a graph.
+    """
+    condition = condition and not (expand or collapse)
+    return expand, collapse, condition, loop and not (expand or collapse or condition)
+
+
 @dataclass(frozen=True, slots=True)
 class PortSpec:
     """One port. `type` is a name of the tree under "raw"; `device` is where the port wants its data."""
@@ -65,6 +77,7 @@ class UnitSpec:
     expand: bool = False
     collapse: bool = False
     collapse_all: bool = True
+    loop: bool = False
     exception_visible: bool = False
     elementwise: bool = False
     default_batch_size: int = 0  # 0: 1 for STREAM, 8 for NORMAL
@@ -73,6 +86,14 @@ class UnitSpec:
     virtual_type: str = ""  # inference, virtual: what runs it
     config: dict[str, str] = field(default_factory=dict, hash=False)  # [config] of the TOML, as text
     base: dict[str, object] = field(default_factory=dict, hash=False)  # the TOML's other keys, parsed
+
+    @property
+    def role(self) -> str:
+        """How process() is called: "expand", "collapse", "condition", "loop", "stream" or "normal"."""
+        for role in ROLES:
+            if getattr(self, role):
+                return role
+        return self.flow_type.value
 
     def input(self, name: str) -> PortSpec | None:
         """The input port of this name, or None."""
@@ -83,7 +104,12 @@ class UnitSpec:
         return next((port for port in self.outputs if port.name == name), None)
 
     def effective_batch_size(self, wish: int | None) -> int:
-        """The batch size that a node gets: its wish or the unit's default, capped by the unit's maximum."""
+        """The batch size that a node gets: its wish or the unit's default, capped by the unit's maximum.
+
+        Only plain units take batches: for the others it is 1.
+        """
+        if self.role in ROLES:
+            return 1
         stream = self.flow_type is FlowType.STREAM
         size = wish or self.default_batch_size or (1 if stream else 8)
         limit = self.max_batch_size or (1 if stream else 0)

@@ -23,12 +23,12 @@ from typing import Any, ClassVar, Literal
 
 from modelbox._core import _native
 from modelbox.errors import DriverError
-from modelbox.spec import FlowType, OptionSpec, PortSpec, UnitKind, UnitSpec
+from modelbox.spec import FlowType, OptionSpec, PortSpec, UnitKind, UnitSpec, one_role
 
 log = logging.getLogger(__name__)
 
 PATTERNS = ("libmodelbox-unit-*.so", "modelbox_*.so")
-STREAM, ELEMENTWISE, SEES_ERRORS = 1, 2, 4
+STREAM, ELEMENTWISE, SEES_ERRORS, CONDITION, EXPAND, COLLAPSE, COLLAPSE_ANY, LOOP = (1 << bit for bit in range(8))
 CACHE_FORMAT = 2
 FAILURE_KEEP_S = 60.0
 START_S = 20.0  # what the probing process may take to start
@@ -302,6 +302,11 @@ def _unsafe(path: str) -> str:
 
 
 def _spec(path: str, unit: dict[str, Any]) -> UnitSpec:
+    flags = unit["flags"]
+    expand, collapse, condition, loop = one_role(
+        *(bool(flags & flag) for flag in (EXPAND, COLLAPSE, CONDITION, LOOP)),
+    )
+    stream = flags & STREAM and not (condition or loop)
     return UnitSpec(
         name=unit["name"],
         device=unit["device"],
@@ -313,9 +318,14 @@ def _spec(path: str, unit: dict[str, Any]) -> UnitSpec:
         outputs=tuple(PortSpec(**port) for port in unit["outputs"]),
         options=tuple(OptionSpec(**{**option, "values": tuple(option["values"])}) for option in unit["options"]),
         group=unit["group"],
-        flow_type=FlowType.STREAM if unit["flags"] & STREAM else FlowType.NORMAL,
-        exception_visible=bool(unit["flags"] & SEES_ERRORS),
-        elementwise=bool(unit["flags"] & ELEMENTWISE),
+        flow_type=FlowType.STREAM if stream else FlowType.NORMAL,
+        condition=condition,
+        expand=expand,
+        collapse=collapse,
+        loop=loop,
+        collapse_all=not flags & COLLAPSE_ANY,
+        exception_visible=bool(flags & SEES_ERRORS),
+        elementwise=bool(flags & ELEMENTWISE),
         default_batch_size=unit["default_batch_size"],
         max_batch_size=unit["max_batch_size"],
     )

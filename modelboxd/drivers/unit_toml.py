@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modelbox.errors import DriverError, Where
-from modelbox.spec import FlowType, OptionSpec, PortSpec, UnitKind, UnitSpec
+from modelbox.spec import ROLES, FlowType, OptionSpec, PortSpec, UnitKind, UnitSpec, one_role
 from modelboxd.graph.loader import find_line, toml_error
 
 log = logging.getLogger(__name__)
@@ -108,6 +108,9 @@ class _Reader:
         inputs, outputs = self._ports("input"), self._ports("output")
         if not inputs and not outputs:
             raise self.fail("the unit has neither [input] nor [output]")
+        expand, collapse, condition, loop = one_role(*(self.flag(role, False) for role in ROLES))
+        if expand and collapse:
+            raise self.fail("base.expand and base.collapse are both true", "collapse", "a unit does one or the other")
         group = self.word("group_type") or "Generic"
         if not _GROUP.match(group):
             log.warning("%s", self.fail(f"base.group_type = {group!r} is not of the form Group/Sub", "group_type"))
@@ -123,10 +126,11 @@ class _Reader:
             options=self._options(),
             open_options=self.kind in (UnitKind.PYTHON, UnitKind.VIRTUAL),
             group=group if _GROUP.match(group) else "Generic",
-            flow_type=self._flow_type(),
-            condition=self.flag("condition", False),
-            expand=self.flag("expand", False),
-            collapse=self.flag("collapse", False),
+            flow_type=FlowType.NORMAL if condition or loop else self._flow_type(),
+            condition=condition,
+            expand=expand,
+            collapse=collapse,
+            loop=loop,
             collapse_all=self.flag("collapse_all", True),
             exception_visible=self.flag("exception_visible", False),
             default_batch_size=self.number("default_batch_size"),

@@ -81,8 +81,24 @@ class Node:
     priority: int = 0  # topological rank; a higher one is nearer to a sink
     user_priority: int = 5  # node attribute priority, 1 (first) to 10
     device_id: str = ""
-    sources: dict[str, list[Endpoint]] = field(default_factory=dict)  # input port -> what feeds it
+    # Input port -> what feeds it, in the order of the file. Several: the branches of a condition that meet here, or
+    # the two edges of a loop.
+    sources: dict[str, list[Endpoint]] = field(default_factory=dict)
     targets: dict[str, list[Endpoint]] = field(default_factory=dict)  # output port -> what it feeds
+    # Levels (docs/dataflow.md): how many there are around the inputs, behind their merging, and around the outputs.
+    # Of a loop, `out_depth` is that of the port that leads out; what is behind the other one is one deeper.
+    depth: int = 0
+    out_depth: int = 0
+    partners: list[str] = field(default_factory=list)  # expand: the collapse nodes that close it
+    opener: str = ""  # collapse: the expand node that it closes
+    loop_back: int = -1  # loop: number of the output port that leads back
+    back_lane: int = -1  # loop: which of the two sources of its input comes from the body
+    loop_limit: int = 1000  # loop: most rounds of one value
+    drop: str = ""  # sources, type=input: what gives way when the queue is full: "" (it waits), "oldest", "newest"
+    queue_bytes: int = 0  # most bytes that wait in front of the node, 0 = no limit
+    max_queue_delay_us: int = 0  # how long a batch may wait to become full
+    preferred_batch_sizes: tuple[int, ...] = ()  # ascending, at most batch_size; batches that go without waiting
+    match: bool = True  # type=input, type=output: joined with the others of the graph (input_type, output_type)
 
     @property
     def is_source(self) -> bool:
@@ -111,7 +127,8 @@ class Step:
     """What the scheduler runs as one thing: a fused segment of native nodes, or one other node."""
 
     index: int
-    kind: str  # "segment", "worker", "builtin"
+    # "segment" (native NORMAL nodes), "native" (one native node that is not), "worker", "builtin", "input", "output"
+    kind: str
     nodes: list[Node]  # in chain order; one unless kind is "segment"
     reason: str  # why it ends where it ends, for the table of --check
 

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from modelbox.errors import GraphError, ModelBoxError
-from modelbox.spec import FlowType, UnitKind
+from modelbox.errors import GraphError
+from modelbox.spec import UnitKind
+from modelboxd.graph.attributes import INPUT, OUTPUT
 from modelboxd.graph.model import Graph, Node, Plan, Step
+
+# What parts a native node from its neighbours.
+ROLES = {
+    "stream": "keeps a stream in order",
+    "condition": "chooses a branch",
+    "expand": "opens sub-streams",
+    "collapse": "closes sub-streams",
+    "loop": "leads back",
+}
 
 
 def make_plan(graph: Graph) -> Plan:
@@ -12,7 +22,7 @@ def make_plan(graph: Graph) -> Plan:
 
     Raises GraphError for what the engine cannot run.
     """
-    check_supported(graph)
+    _check_sources(graph)
     steps: list[Step] = []
     placed: set[str] = set()
     for node in graph.nodes.values():
@@ -25,39 +35,48 @@ def make_plan(graph: Graph) -> Plan:
             if following is not None:
                 chain.append(following)
         placed.update(member.name for member in chain)
-        kind = {UnitKind.NATIVE: "segment", UnitKind.PYTHON: "worker"}.get(node.unit.kind, "builtin")
-        steps.append(Step(len(steps), kind, chain, reason))
+        steps.append(Step(len(steps), _kind(node), chain, reason))
     return Plan(graph, steps)
 
 
-def check_supported(graph: Graph) -> None:
-    """Raises GraphError for nodes that are right in a graph, but that the engine does not run yet."""
-    problems: list[ModelBoxError] = []
-    for node in graph.nodes.values():
-        unit = node.unit
-        if unit.kind is UnitKind.VIRTUAL and not unit.path:
-            hint = "feed the graph by a source unit such as httpserver_sync_receive" if not unit.inputs else ""
-            text = f"node '{node.name}': type={unit.name} is not supported yet"
-            problems.append(GraphError(text, where=node.where, hint=hint))
-        elif unit.condition or unit.expand or unit.collapse:
-            kind = "collapse" if unit.collapse else "expand" if unit.expand else "condition"
-            problems.append(GraphError(f"node '{node.name}': {kind} units are not supported yet", where=node.where))
+def _check_sources(graph: Graph) -> None:
+    """Raises GraphError for nodes that are right in a graph, but that the engine cannot run."""
+    problems = [
+        GraphError(
+            f"node '{node.name}': native sources are not supported",
+            where=node.where,
+            hint="a source is a Python unit without inputs, or a built-in one",
+        )
+        for node in graph.nodes.values()
+        if node.unit.kind is UnitKind.NATIVE and not node.unit.inputs
+    ]
     if problems:
-        problems.sort(key=lambda problem: (problem.where.line, problem.where.column) if problem.where else (0, 0))
         first = problems[0]
         raise GraphError(first.message, where=first.where, hint=first.hint, problems=tuple(problems))
+
+
+def _kind(node: Node) -> str:
+    """How a step that begins with this node runs."""
+    unit = node.unit
+    if unit is INPUT or unit is OUTPUT:
+        return unit.name
+    if unit.kind is UnitKind.NATIVE:
+        return "segment" if unit.role == "normal" else "native"
+    return "worker" if unit.kind is UnitKind.PYTHON else "builtin"
 
 
 def _why_alone(node: Node) -> str | None:
     """Why nothing can be fused to this node, or None."""
     unit = node.unit
+    if unit is INPUT or unit is OUTPUT:
+        return f"{unit.name} of the graph"
     if unit.kind is not UnitKind.NATIVE:
         return {
             UnitKind.PYTHON: "runs in worker processes",
             UnitKind.INFERENCE: "runs a model",
         }.get(unit.kind, "built-in")
-    if unit.flow_type is FlowType.STREAM:
-        return "keeps a stream in order"
+    if unit.role != "normal":
+        return ROLES[unit.role]
     if len(unit.inputs) != 1 or len(unit.outputs) != 1:
         return "has several ports" if unit.inputs and unit.outputs else "source or sink"
     return None
@@ -69,7 +88,7 @@ def _next(graph: Graph, node: Node) -> tuple[Node | None, str | None]:
     if len(targets) != 1:
         return None, "branches" if targets else "ends"
     following = graph.nodes[targets[0].node]
-    if len(following.sources[targets[0].port]) != 1:
+    if len(following.sources[targets[0].port]) != 1 and not following.unit.loop:
         return None, f"branches meet at '{following.name}'"
     alone = _why_alone(following)
     if alone is not None:

@@ -7,7 +7,7 @@ from modelboxd.graph.model import Node, Plan
 
 def plan_table(plan: Plan) -> str:
     """One line per node, steps numbered, and why each step ends where it ends."""
-    rows = [("STEP", "RUNS", "NODE", "UNIT", "DEVICE", "ORDER", "BATCH", "QUEUE", "ENDS BECAUSE")]
+    rows = [("STEP", "RUNS", "NODE", "UNIT", "DEVICE", "KIND", "BATCH", "QUEUE", "ENDS BECAUSE")]
     for step in plan.steps:
         for number, node in enumerate(step.nodes):
             is_last = number == len(step.nodes) - 1
@@ -18,7 +18,7 @@ def plan_table(plan: Plan) -> str:
                     node.name,
                     f"{node.unit.name} {node.unit.version}",
                     node.unit.device,
-                    "stream" if node.is_stream else "normal",
+                    node.unit.role,
                     str(node.batch_size),
                     str(max(node.queue_sizes.values())) if node.queue_sizes else str(node.queue_size_external),
                     step.reason if is_last else "",
@@ -32,7 +32,7 @@ def plan_table(plan: Plan) -> str:
 def _runs(kind: str, node: Node) -> str:
     if kind == "worker":
         return f"python x{node.options.get('workers', '1')}"
-    return {"segment": "native", "builtin": node.unit.kind.value}[kind]
+    return {"segment": "native", "builtin": node.unit.kind.value}.get(kind, kind)
 
 
 def plan_dot(plan: Plan) -> str:

@@ -110,7 +110,7 @@ def test_one_mistake_is_one_complaint() -> None:
 
 def test_levels_of_nodes() -> None:
     graph = build(chain("src expand branch:yes work1 work2; branch:no work2 collapse sink"))
-    levels = Levels(graph.nodes.values()).of
+    levels = Levels(graph.nodes, {}).of
     assert {name: str(level) for name, level in levels.items()} == {
         "src": "source src",
         "expand": "source src",

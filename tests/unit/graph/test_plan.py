@@ -60,37 +60,68 @@ def test_what_parts_neighbours(attribute: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dot", "expected"),
+    ("text", "kinds"),
     [
-        (chain("src branch:yes sink; branch:no sink"), "node 'branch': condition units are not supported yet"),
-        (chain("src expand sink"), "node 'expand': expand units are not supported yet"),
         (
-            "s [type=input]; t [flowunit=sink]; s -> t:in",
-            "node 's': type=input is not supported yet (feed the graph by a source unit such as httpserver_sync_receive)",
+            "src branch:yes work1 sink; branch:no sink",
+            {"src": "builtin", "branch": "native", "work1": "segment", "sink": "builtin"},
         ),
         (
-            "s [flowunit=src]; t [type=output, output_type=unmatch]; s:out -> t",
-            "node 't': type=output is not supported yet",
+            "src expand stream collapse sink",
+            {"src": "builtin", "expand": "native", "stream": "native", "collapse": "native", "sink": "builtin"},
         ),
+        (
+            "src loop:again work1 loop; loop:done py sink",
+            {"src": "builtin", "loop": "native", "work1": "segment", "py": "worker", "sink": "builtin"},
+        ),
+        ("input1 onnx output1", {"input1": "input", "onnx": "builtin", "output1": "output"}),
     ],
 )
-def test_not_supported_yet(dot: str, expected: str) -> None:
-    with pytest.raises(GraphError) as caught:
-        make_plan(build(dot))
-    assert [str(problem).split(": ", 1)[1] for problem in caught.value.problems] == [expected]
+def test_kinds_of_steps(text: str, kinds: dict[str, str]) -> None:
+    assert {step.first.name: step.kind for step in make_plan(build(chain(text))).steps} == kinds
 
 
-def test_everything_not_supported_is_named() -> None:
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "src work1 branch:yes work2 work3 sink1; branch:no sink2",
+            {"work1": "'branch' chooses a branch", "branch": "chooses a branch", "work2+work3": "'sink1' built-in"},
+        ),
+        ("src branch:yes work1 work3; branch:no work2 work3 sink", {"work1": "branches meet at 'work3'"}),
+        (
+            "src work1 expand work2 collapse sink",
+            {"work1": "'expand' opens sub-streams", "expand": "opens sub-streams"},
+        ),
+        (
+            "src expand work2 collapse sink",
+            {"work2": "'collapse' closes sub-streams", "collapse": "closes sub-streams"},
+        ),
+        (
+            "src work1 loop:again work2 work3 loop; loop:done sink",
+            {"work1": "'loop' leads back", "loop": "leads back", "work2+work3": "'loop' leads back"},
+        ),
+        ("input1 work1 output1", {"input1": "input of the graph", "work1": "'output1' output of the graph"}),
+    ],
+)
+def test_levels_part_segments(text: str, expected: dict[str, str]) -> None:
+    assert expected.items() <= steps(text).items()
+
+
+def test_native_sources_are_refused() -> None:
     with pytest.raises(GraphError) as caught:
-        make_plan(build(chain("src expand collapse sink")))
-    assert len(caught.value.problems) == 2
+        make_plan(build(chain("native_src1 join.a; native_src1 join.b; join sink")))
+    assert str(caught.value) == (
+        "g.toml:4:28: node 'native_src1': native sources are not supported "
+        "(a source is a Python unit without inputs, or a built-in one)"
+    )
 
 
 def test_table() -> None:
     table = plan_table(make_plan(build(chain("src work1 work2 py sink"))))
     assert table.split("\n") == [
         "graph g: 5 nodes in 4 steps",
-        "STEP  RUNS       NODE   UNIT        DEVICE  ORDER   BATCH  QUEUE  ENDS BECAUSE",
+        "STEP  RUNS       NODE   UNIT        DEVICE  KIND    BATCH  QUEUE  ENDS BECAUSE",
         "0     builtin    src    src 1.0.0   cpu     normal  8      1024   built-in",
         "1     native     work1  work 1.0.0  cpu     normal  8      32",
         "        fused    work2  work 1.0.0  cpu     normal  8      32     'py' runs in worker processes",

@@ -46,11 +46,14 @@ UNITS = {
         unit("image", "", "out/image", BUILTIN),
         unit("text_sink", "in/string", "", BUILTIN),
         unit("branch", outputs="yes no", condition=True),
-        unit("branch3", outputs="one two three", condition=True),
+        unit("triage", outputs="one two three", condition=True),
         unit("expand", expand=True),
         unit("collapse", collapse=True),
         unit("stream", flow_type=FlowType.STREAM),
         unit("onnx", kind=UnitKind.INFERENCE),
+        unit("loop", outputs="again done", loop=True),
+        unit("native_src", "", "out"),
+        unit("many", "", "out", BUILTIN, options=(OptionSpec("rate", "int"),)),
     )
 }  # fmt: skip
 
@@ -85,7 +88,9 @@ def chain(text: str) -> str:
             edges.append(f"{_out(src)} -> {_in(dst)}")
         for word in words:
             name = _name(word)
-            nodes.setdefault(name, f"{name} [flowunit={name.rstrip('0123456789') or name}]")
+            unit_name = name.rstrip("0123456789") or name
+            kind = f"type={unit_name}" if unit_name in ("input", "output") else f"flowunit={unit_name}"
+            nodes.setdefault(name, f"{name} [{kind}]")
     return "; ".join([*nodes.values(), *edges])
 
 
