@@ -246,7 +246,8 @@ mb_stream *mb_stream_begin(mb_node *node, int32_t framed, mb_list *const *output
 int32_t mb_stream_event(mb_stream *stream, mb_list *const *outputs, uint32_t output_count, mb_error *error);
 /* How many events wait. */
 uint32_t mb_stream_events(const mb_stream *stream);
-/* One process() call; any number of outputs. Error inputs are copied to every output in their place. */
+/* One process() call; any number of outputs. Error inputs are copied to every output in their place. Returns 1 when
+ * the call failed: its outputs are then errors. */
 int32_t mb_stream_run(mb_stream *stream, mb_list *const *inputs, uint32_t input_count, mb_list *const *outputs,
                       uint32_t output_count, mb_error *error);
 /* Calls stream_end (its pushes go to `outputs`, which may be NULL when nobody wants them) and frees. */

@@ -373,7 +373,9 @@ static int32_t stream_process(mb_stream *stream, mb_buffer *const *const *inputs
                   .is_event = is_event};
   int32_t status = run_process(node, &call);
   if (status != 0 && status != MB_CONTINUE) {
-    return answer_errors(node, "ProcessError", reason(), outputs, output_count, marks, count > 0 ? count : 1);
+    uint32_t errors = count == 0 || (node->flags & MB_UNIT_COLLAPSE) ? 1 : count;
+    int32_t answered = answer_errors(node, "ProcessError", reason(), outputs, output_count, marks, errors);
+    return answered < 0 ? answered : 1;
   }
   for (uint32_t port = 0; port < output_count; port++) {
     count_up(&node->buffers_out, outputs[port]->count - marks[port]);
@@ -391,7 +393,7 @@ int32_t mb_stream_event(mb_stream *stream, mb_list *const *outputs, uint32_t out
   for (uint32_t port = 0; port < output_count; port++) marks[port] = outputs[port]->count;
   stream->events--;
   int32_t status = stream_process(stream, NULL, 0, true, outputs, output_count, marks);
-  return status == 0 ? 0 : mb__fail(error, -status, "node '%s': out of memory", stream->node->name);
+  return status >= 0 ? status : mb__fail(error, -status, "node '%s': out of memory", stream->node->name);
 }
 
 int32_t mb_stream_run(mb_stream *stream, mb_list *const *inputs, uint32_t input_count, mb_list *const *outputs,
@@ -403,6 +405,7 @@ int32_t mb_stream_run(mb_stream *stream, mb_list *const *inputs, uint32_t input_
   mb_buffer *const *lists[MAX_PORTS], *const *ports[MAX_PORTS];
   for (uint32_t port = 0; port < input_count; port++) lists[port] = inputs[port]->items;
   uint32_t count = inputs[0]->count;
+  int32_t failed = 0;
   for (uint32_t from = 0; from < count;) {
     mb_buffer *what = NULL;
     int32_t status = 0;
@@ -422,11 +425,12 @@ int32_t mb_stream_run(mb_stream *stream, mb_list *const *inputs, uint32_t input_
       for (uint32_t port = 0; port < input_count; port++) ports[port] = lists[port] + from;
       for (uint32_t port = 0; port < output_count; port++) marks[port] = outputs[port]->count;
       status = stream_process(stream, ports, to - from, false, outputs, output_count, marks);
+      failed |= status > 0;
     }
-    if (status != 0) return mb__fail(error, -status, "node '%s': out of memory", node->name);
+    if (status < 0) return mb__fail(error, -status, "node '%s': out of memory", node->name);
     from = to;
   }
-  return 0;
+  return failed;
 }
 
 int32_t mb_stream_end(mb_stream *stream, mb_list *const *outputs, uint32_t output_count, mb_error *error) {

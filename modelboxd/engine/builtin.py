@@ -2,34 +2,68 @@
 
 from __future__ import annotations
 
+from collections import deque
+from typing import Any
+
 from modelbox._core import lib
+from modelbox._core.memory import new_list
 from modelbox.buffer import BufferList
 from modelbox.configuration import Configuration
-from modelbox.errors import ModelBoxError, UnitError
-from modelboxd.engine.errors import error_list, first_bad, has_errors, merge_errors, runs, slice_list, split_errors
-from modelboxd.engine.feed import CoreList, Part, concat
+from modelbox.errors import ModelBoxError
+from modelboxd.engine.calls import Call, RuleBroken, error_lists
+from modelboxd.engine.errors import all_seen, merge, split
+from modelboxd.engine.feed import CoreList, Part
 from modelboxd.engine.job import Job
-from modelboxd.engine.session import Session
+from modelboxd.engine.session import Session, Stream
 from modelboxd.engine.step import Step, Work
-from modelboxd.engine.unit import BuiltinUnit, SessionView
+from modelboxd.engine.unit import BuiltinUnit, ContextView, SessionView
 from modelboxd.graph import model
+
+
+class Context:
+    """What a unit keeps for one stream or sub-stream."""
+
+    __slots__ = ("events", "failed", "private")
+
+    def __init__(self) -> None:
+        self.private: dict[str, Any] = {}
+        self.events: deque[Any] = deque()
+        self.failed = False  # stream_begin failed
 
 
 class BuiltinCall:
     """The UnitCall that a built-in unit sees."""
 
-    __slots__ = ("_inputs", "outputs", "session")
+    __slots__ = ("_context", "_inputs", "event", "outputs", "session", "stream")
 
-    def __init__(self, inputs: dict[str, CoreList], outputs: list[str], session: Session | None) -> None:
+    def __init__(
+        self,
+        inputs: dict[str, CoreList],
+        outputs: list[str],
+        session: Session | None,
+        context: Context | None = None,
+        event: Any = None,
+    ) -> None:
         self._inputs = inputs
         self.outputs = {port: BufferList() for port in outputs}
         self.session: SessionView | None = session
+        self.stream: ContextView | None = context
+        self._context = context
+        self.event = event
+
+    def core_input(self, port: str) -> CoreList:
+        """The input of a port as the core's list."""
+        return self._inputs[port]
 
     def input(self, port: str) -> BufferList:
         return BufferList.from_core(self._inputs[port])
 
     def output(self, port: str) -> BufferList:
         return self.outputs[port]
+
+    def send_event(self, event: Any = True) -> None:
+        if self._context is not None:
+            self._context.events.append(event)
 
 
 class BuiltinStep(Step):
@@ -40,7 +74,7 @@ class BuiltinStep(Step):
         node = nodes[0]
         self.inline = unit_class.inline
         self.concurrency = job.executor.threads
-        self.sees_errors = node.unit.exception_visible
+        self.has_events = node.unit.expand or (node.is_stream and not node.unit.collapse)
         self.unit = unit_class(node, Configuration(node.options), job.services)
 
     def open(self) -> None:
@@ -50,64 +84,109 @@ class BuiltinStep(Step):
         self.unit.close()
 
     def execute(self, work: Work) -> None:
-        if self.stream_order:
-            self._execute_stream(work.parts[0])
-        else:
-            work.give(self._call_normal(work.inputs))
+        if not self.kind.calls:
+            work.give(self._run_batch(work.inputs))
+            return
+        for part in work.parts:
+            try:
+                self._run_part(part)
+            except ModelBoxError as error:
+                self.fail_parts([part], error)
 
-    def _execute_stream(self, part: Part) -> None:
-        pieces: list[list[CoreList]] = [[] for _ in self.output_ports]
-        if part.count:
-            whole = self.sees_errors or not has_errors(part.inputs)
-            stretches = [(0, part.count, True)] if whole else runs(part.inputs)
-            for start, count, good in stretches:
-                if good:
-                    inputs = part.inputs if whole else [slice_list(items, start, count) for items in part.inputs]
-                    results = self._call(inputs, part.feed.stream.session)
-                else:
-                    passed = concat(
-                        [slice_list(first_bad(part.inputs, at), at, 1) for at in range(start, start + count)]
-                    )
-                    results = [passed for _ in self.output_ports]
-                for port, items in enumerate(results):
-                    pieces[port].append(items)
-        part.outputs = [concat(lists) if lists else BufferList().to_core(self.job.pool) for lists in pieces]
+    def _run_part(self, part: Part) -> None:
+        self.kind.cut(part)
+        waiting: set[int] = set()
+        for piece in part.pieces:
+            if not isinstance(piece, Call):
+                continue
+            if piece.number in waiting:
+                piece.skipped = True
+                continue
+            self._run_call(piece)
+            if piece.more and self.kind.serial:
+                waiting.add(piece.number)
+        self.kind.join(part)
 
-    def _call_normal(self, inputs: list[CoreList]) -> list[CoreList]:
-        if self.sees_errors or not has_errors(inputs):
-            return self._call(inputs, None)
-        kept, good = split_errors(inputs)
-        results = (
-            self._call(kept, None)
-            if kept[0].count
-            else [BufferList().to_core(self.job.pool) for _ in self.output_ports]
+    def _run_call(self, call: Call) -> None:
+        context: Context | None = None
+        if call.context is not None:
+            context = call.context.state
+            if context is None:
+                context = call.context.state = Context()
+        has_data = call.count > 0
+        event = None
+        if context is not None and call.event:
+            event = context.events.popleft()
+        made = BuiltinCall(
+            dict(zip(self.input_ports, call.inputs, strict=True)), self.output_ports, call.session, context, event
         )
-        return [merge_errors(inputs, good, items) for items in results]
+        framed = self.kind.framed and context is not None
+        try:
+            if call.begin and framed:
+                self._begin(call, made)
+            if (has_data or call.event) and not (context is not None and context.failed):
+                self.unit.process(made)
+            if not self.has_events and context is not None:
+                context.events.clear()
+        except ModelBoxError as error:
+            call.error = error
+        if context is not None:
+            if call.session.dead:
+                context.events.clear()
+            call.more = bool(context.events)
+        if call.end and not call.more and framed:
+            self._end(call, made)
+        if call.error is None:
+            call.outputs = [made.outputs[port].to_core(self.job.pool) for port in self.output_ports]
+            self._seal(call.outputs)
 
-    def _call(self, inputs: list[CoreList], session: Session | None) -> list[CoreList]:
-        node = self.nodes[0]
+    def _begin(self, call: Call, made: BuiltinCall) -> None:
+        try:
+            self.unit.stream_begin(made)
+        except ModelBoxError:
+            call.reason = "DataPreError"
+            call.context.state.failed = True
+            raise
+
+    def _end(self, call: Call, made: BuiltinCall) -> None:
+        try:
+            self.unit.stream_end(made)
+        except ModelBoxError as error:
+            call.error = call.error or error
+
+    def _seal(self, outputs: list[CoreList]) -> None:
+        for items in outputs:
+            for position in range(items.count):
+                lib.mb_buffer_seal(items.items[position])
+            lib.mb_list_born(items, 0, self.out_depth)
+
+    # ---- NORMAL -------------------------------------------------------------------------------------------
+
+    def _run_batch(self, inputs: list[CoreList]) -> list[CoreList]:
+        if all_seen(inputs, self.visible):
+            return self._call_batch(inputs)
+        kept = split(inputs, self.visible)
+        results = self._call_batch(kept) if kept[0].count else [new_list(0) for _ in self.output_ports]
+        return [merge(inputs, self.visible, items) for items in results]
+
+    def _call_batch(self, inputs: list[CoreList]) -> list[CoreList]:
         count = inputs[0].count
-        call = BuiltinCall(dict(zip(self.input_ports, inputs, strict=True)), self.output_ports, session)
+        call = BuiltinCall(dict(zip(self.input_ports, inputs, strict=True)), self.output_ports, None)
         try:
             self.unit.process(call)
             outputs = [call.outputs[port].to_core(self.job.pool) for port in self.output_ports]
         except ModelBoxError as error:
-            return self._failed(count, str(error), session)
-        if not self.stream_order:
-            for port, items in zip(self.output_ports, outputs, strict=True):
-                if items.count != count:
-                    raise UnitError(
-                        f"node '{node.name}' port '{port}': input buffer count {count} should equal "
-                        f"output buffer count {items.count}"
-                    )
-        for items in outputs:
-            for position in range(items.count):
-                lib.mb_buffer_seal(items.items[position])
+            if isinstance(error, RuleBroken) or not self.output_ports:
+                raise
+            return error_lists(self, count, "ProcessError", str(error))
+        for port, items in zip(self.output_ports, outputs, strict=True):
+            if items.count != count:
+                raise RuleBroken(
+                    f"node '{self.name}' port '{port}': input buffer count {count} should equal "
+                    f"output buffer count {items.count}"
+                )
+        self._seal(outputs)
         return outputs
 
-    def _failed(self, count: int, message: str, session: Session | None) -> list[CoreList]:
-        self.stats.errors += count
-        if not self.output_ports and session is not None:
-            session.cancel(UnitError(f"node '{self.nodes[0].name}': {message}"))
-        code = f"{self.nodes[0].unit.name}.ProcessError"
-        return [error_list(count, code, message) for _ in self.output_ports]
+    def abandon(self, context: Stream) -> None:
+        context.state = None

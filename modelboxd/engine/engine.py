@@ -18,11 +18,13 @@ from modelbox.errors import ConfigError, DriverError, GraphError
 from modelbox.spec import UnitKind, UnitSpec
 from modelboxd.engine.builtin import BuiltinStep
 from modelboxd.engine.job import Job, JobSettings
-from modelboxd.engine.native import NativeStreamStep, SegmentStep
-from modelboxd.engine.source import SourceStep
+from modelboxd.engine.native import NativeStep, SegmentStep
+from modelboxd.engine.output import OutputStep
+from modelboxd.engine.source import EntryStep, SourceStep
 from modelboxd.engine.step import Step
 from modelboxd.engine.unit import BuiltinUnit, Services, SourceUnit
 from modelboxd.engine.worker import WorkerStep
+from modelboxd.graph.model import Endpoint
 
 if TYPE_CHECKING:
     from modelbox._core.memory import Pool
@@ -91,43 +93,58 @@ class Engine:
             start_workers=self._start_workers,
         )
         by_node: dict[str, Step] = {}
+        joined = [planned.first for planned in plan.steps if planned.kind == "output" and planned.first.match]
         for planned in plan.steps:
-            step = self._make_step(job, planned)
+            if planned.kind == "output" and planned.first.match:
+                if planned.first is not joined[-1]:
+                    continue
+                step: Step = OutputStep(job, planned.index, joined)
+                by_node |= {node.name: step for node in joined}
+            else:
+                step = self._make_step(job, planned)
+                by_node |= {node.name: step for node in planned.nodes}
             job.steps.append(step)
-            if isinstance(step, SourceStep):
-                job.sources.append(step)
-            for node in planned.nodes:
-                by_node[node.name] = step
-        if not job.sources:
+        if not job.sources and not job.inputs.steps:
             raise GraphError(f"graph '{plan.graph.name}': start node is not exist.", hint="add a node without inputs")
         for step in job.steps:
             self._connect(step, by_node)
         return job
 
     def _make_step(self, job: Job, planned: model.Step) -> Step:
-        node = planned.first
-        kind = node.unit.kind
-        if kind is UnitKind.NATIVE:
-            if not node.unit.inputs:
-                raise GraphError(f"node '{node.name}': native sources are not supported", where=node.where)
-            return (NativeStreamStep if node.is_stream else SegmentStep)(job, planned.index, planned.nodes)
-        if kind is UnitKind.PYTHON:
+        node, index, nodes = planned.first, planned.index, planned.nodes
+        if planned.kind == "segment":
+            return SegmentStep(job, index, nodes)
+        if planned.kind == "native":
+            return NativeStep(job, index, nodes)
+        if planned.kind == "worker":
             if not node.unit.inputs:
                 raise GraphError(f"node '{node.name}': Python sources are not supported", where=node.where)
-            return WorkerStep(job, planned.index, planned.nodes)
+            return WorkerStep(job, index, nodes)
+        if planned.kind == "input":
+            entry = job.inputs.steps[node.name] = EntryStep(job, index, nodes)
+            job.inputs.match = job.inputs.match and node.match
+            return entry
+        if planned.kind == "output":
+            return OutputStep(job, index, nodes)
         unit_class = self._builtin_class(node)
         if issubclass(unit_class, SourceUnit):
-            return SourceStep(job, planned.index, planned.nodes, unit_class)
-        return BuiltinStep(job, planned.index, planned.nodes, unit_class)
+            source = SourceStep(job, index, nodes, unit_class)
+            job.sources.append(source)
+            return source
+        return BuiltinStep(job, index, nodes, unit_class)
 
     def _connect(self, step: Step, by_node: dict[str, Step]) -> None:
         last = step.nodes[-1]
         for number, port in enumerate(step.output_ports):
             for endpoint in last.targets.get(port, []):
                 target = by_node[endpoint.node]
-                step.targets[number].append((target, target.input_ports.index(endpoint.port)))
+                lane = _lane(target, Endpoint(last.name, port), endpoint)
+                step.targets[number].append((target, lane))
                 if step not in target.upstream:
                     target.upstream.append(step)
+        step.partners = [by_node[name] for name in last.partners]
+        for partner in step.partners:
+            partner.upstream.append(step)  # it waits for room among the results there
 
     # ---- units --------------------------------------------------------------------------------------------
 
@@ -190,6 +207,16 @@ class Engine:
         """Ends the worker processes. Jobs must be stopped."""
         if self._workers is not None:
             self._workers.close(timeout_s)
+
+
+def _lane(target: Step, source: Endpoint, end: Endpoint) -> int:
+    """Which lane of `target` an edge is; -1: it leads back into a loop."""
+    node = next(node for node in target.nodes if node.name == end.node)
+    edge = node.sources[end.port].index(source)
+    if node.unit.loop:
+        return -1 if edge == node.back_lane else 0
+    port = target.nodes.index(node) if isinstance(target, OutputStep) else target.input_ports.index(end.port)
+    return target.lanes.index(port) + edge
 
 
 def _whole_number(node: model.Node, options: dict[str, str], key: str, default: int, least: int) -> int:

@@ -11,20 +11,22 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from modelbox.errors import InternalError, ModelBoxError, ShutdownError
-from modelboxd.engine.feed import Feed
+from modelbox.errors import InternalError, ModelBoxError, ShutdownError, TimedOutError
+from modelboxd.engine.ports import GraphInputs
 from modelboxd.engine.session import Session
+from modelboxd.engine.source import sealed_list
 from modelboxd.engine.step import Step
 from modelboxd.engine.unit import Services
 
 if TYPE_CHECKING:
     from modelbox._core.memory import Pool
+    from modelbox.buffer import Buffer, BufferList
     from modelbox.spec import UnitSpec
     from modelboxd.engine.executor import Executor
     from modelboxd.graph import model
@@ -47,6 +49,10 @@ class JobSettings:
 
     drain_timeout_s: float = 30.0  # stop(): how long sessions under way may take
     close_timeout_s: float = 5.0  # how long the units may take to close
+    session_timeout_s: float = 0.0  # how long a session may take, 0 = no limit
+    max_queue_bytes: int = (
+        0  # data that may wait in the queues of the job, before its sources are stopped; 0 = no limit
+    )
 
 
 class Job:
@@ -62,8 +68,11 @@ class Job:
         settings: JobSettings,
         library_unit: Callable[[UnitSpec], Any],
         start_workers: Callable[[str, model.Node, Callable[[], None]], WorkerGroup],
+        priority: int = 5,
     ) -> None:
+        """`priority`: 1 (first) to 10, before the priorities of nodes."""
         self.name = name
+        self.priority = priority
         self.executor = executor
         self.pool = pool
         self.services = services
@@ -75,7 +84,9 @@ class Job:
         self.steps: list[Step] = []
         self.sources: list[Any] = []
         self.sessions: set[Session] = set()
-        self.owners: dict[Feed, Step] = {}
+        self.inputs = GraphInputs(self)
+        self.active = 0  # turns asked for or running, and messages at workers
+        self.bytes = 0  # data that waits in queues
         self.inline: deque[Step] = deque()
         self.after: deque[Callable[[], None]] = deque()
         self.state = JobState.CREATED
@@ -197,8 +208,11 @@ class Job:
                 step = self.inline.popleft()
                 step.asked = False
                 work = None if step.is_blocked() else step.take()
+                if work is not None:
+                    self.active += 1
             else:
-                return False
+                self.idle_locked()
+                return bool(self.inline)
         if callback is not None:
             try:
                 callback()
@@ -207,6 +221,42 @@ class Job:
         elif work is not None and step is not None:
             step.turn_inline(work)
         return True
+
+    # ---- work from outside ------------------------------------------------------------------------------------
+
+    @property
+    def accepts(self) -> bool:
+        """Whether new sessions may begin."""
+        return self.state is JobState.RUNNING
+
+    def open(
+        self,
+        on_output: Callable[[Session, dict[str, BufferList]], None] | None = None,
+        on_end: Callable[[Any], None] | None = None,
+        private: dict[str, Any] | None = None,
+        *,
+        timeout_s: float = 0.0,
+    ) -> Session:
+        """A session through the graph's input and output nodes; see GraphInputs.open()."""
+        return self.inputs.open(on_output, on_end, private, timeout_s=timeout_s)
+
+    def send(self, session: Session, port: str, buffers: Sequence[Buffer], *, end: bool = False) -> None:
+        """Appends buffers to a session's stream at the input node `port`; `end` closes it. Raises UnitError."""
+        self.inputs.send(session, port, sealed_list(self, buffers), end)
+
+    def admit_locked(self, session: Session, timeout_s: float = 0.0) -> None:
+        """A new session begins (lock held)."""
+        self.sessions.add(session)
+        limit = timeout_s or self.settings.session_timeout_s
+        if limit:
+            self.services.io.call(self._limit, session, limit)
+
+    def _limit(self, session: Session, limit: float) -> None:
+        def late() -> None:
+            if not session.ended:
+                session.cancel(TimedOutError(f"job '{self.name}': not done within {limit:g} s"))
+
+        self.services.io.loop.call_later(limit, late)
 
     # ---- sessions ---------------------------------------------------------------------------------------------
 
@@ -221,18 +271,28 @@ class Job:
         if session.dead or session.ended:
             return
         session.dead = True
+        self.inputs.forget(session)
         session.error = error
         self._notify_end(session)
-        for feed in list(session.feeds):
-            self.owners[feed].drop(feed)
-        for source in self.sources:
-            source.forget(session)
+        for holder in list(session.holders):
+            holder.drop()
+
+    def idle_locked(self) -> None:
+        """Nothing runs: where steps wait for room in queues that will not get empty by themselves (a node joins two
+        paths, or collects a whole sub-stream), those queues may grow (lock held)."""
+        if self.active or self.inline:
+            return
+        if any(step.waits() for step in self.steps):
+            relieved = [step for step in self.steps if step.relieve()]
+            for step in self.steps if relieved else ():
+                step.schedule()
 
     def end_locked(self, session: Session) -> None:
-        """The last feed of the session is closed (lock held)."""
+        """Nothing of the session is left in the graph (lock held)."""
         if session.ended:
             return
         session.ended = True
+        self.inputs.forget(session)
         self._notify_end(session)
         if session.workers:
             workers, session.workers = session.workers, None

@@ -1,4 +1,4 @@
-"""Steps of native units: fused segments of NORMAL nodes, and single STREAM nodes."""
+"""Steps of native units: fused segments of NORMAL nodes, and single nodes of every other kind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 from modelbox._core import ffi, lib
 from modelbox._core.memory import check, new_error, new_list
 from modelbox.errors import UnitError
-from modelboxd.engine.errors import slice_list
+from modelboxd.engine.calls import Call, RuleBroken
+from modelboxd.engine.feed import CoreList, Part
+from modelboxd.engine.kinds import ConditionKind
+from modelboxd.engine.session import Stream
 from modelboxd.engine.step import Step, Work
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ class NativeNodes:
         )
         if handle == ffi.NULL:
             raise UnitError(ffi.string(error.message).decode(errors="replace"), where=node.where)
+        lib.mb_node_set_level(handle, node.sees_errors, node.depth, node.out_depth)
         return handle
 
     def stats(self) -> list[Any]:
@@ -97,16 +101,22 @@ class SegmentStep(Step):
         error = new_error()
         status = lib.mb_segment_run(self._segment, work.inputs, len(work.inputs), outputs, len(outputs), error)
         check(status, error)
+        broken = any(lib.mb_list_fatal(items, 0, items.count) >= 0 for items in outputs)
         work.give(outputs)
+        if broken:
+            for part in work.parts:
+                fail_fatal(self, part)
 
 
-class NativeStreamStep(Step):
-    """One STREAM native node: calls of one stream in order, streams beside one another."""
+class NativeStep(Step):
+    """One native node that is not NORMAL."""
 
     def __init__(self, job: Job, index: int, nodes: list[model.Node]) -> None:
         super().__init__(job, index, nodes)
         self.concurrency = job.executor.threads
         self._natives: NativeNodes | None = None
+        unit = nodes[0].unit
+        self._chooses = (unit.condition or unit.loop) and not (unit.expand or unit.collapse)
 
     def open(self) -> None:
         self._natives = NativeNodes(self.job, self.nodes)
@@ -115,27 +125,87 @@ class NativeStreamStep(Step):
         if self._natives is not None:
             self._natives.close()
 
+    @property
+    def handle(self) -> Any:
+        """The mb_node."""
+        assert self._natives is not None
+        return self._natives.handles[0]
+
     def batch_limit(self) -> int:
         return max(self.batch_size, 64)
 
     def execute(self, work: Work) -> None:
-        assert self._natives is not None
-        (part,) = work.parts
-        feed = part.feed
-        outputs = [new_list(work.count) for _ in self.output_ports]
-        error = new_error()
-        if feed.state is None:
-            feed.state = lib.mb_stream_begin(self._natives.handles[0], outputs, len(outputs), error)
-            if feed.state == ffi.NULL:
-                feed.state = None
-                check(error.status, error)
-        for start in range(0, part.count, self.batch_size):
-            count = min(self.batch_size, part.count - start)
-            inputs = work.inputs
-            if count < part.count:
-                inputs = [slice_list(items, start, count) for items in inputs]
-            check(lib.mb_stream_run(feed.state, inputs, len(inputs), outputs, len(outputs), error), error)
-        if part.end:
-            state, feed.state = feed.state, None
-            check(lib.mb_stream_end(state, outputs, len(outputs), error), error)
+        for part in work.parts:
+            try:
+                if self._chooses:
+                    self._choose(part)
+                else:
+                    self.kind.cut(part)
+                    self._run_calls(part)
+                self.kind.join(part)
+            except UnitError as error:
+                self.fail_parts([part], error)
+
+    def _outputs(self) -> list[CoreList]:
+        return [new_list(0) for _ in self.output_ports]
+
+    def _choose(self, part: Part) -> None:
+        outputs, error = self._outputs(), new_error()
+        assert isinstance(self.kind, ConditionKind)
+        port = self.kind.error_port()
+        check(
+            lib.mb_node_choose(self.handle, part.inputs, len(part.inputs), outputs, len(outputs), port, error),
+            error,
+        )
         part.outputs = outputs
+        fail_fatal(self, part)
+
+    def _run_calls(self, part: Part) -> None:
+        waiting: set[int] = set()
+        for piece in part.pieces:
+            if not isinstance(piece, Call):
+                continue
+            if piece.number in waiting:
+                piece.skipped = True
+                continue
+            self._run_call(piece)
+            if piece.more and self.kind.serial:
+                waiting.add(piece.number)
+
+    def _run_call(self, call: Call) -> None:
+        outputs, error = self._outputs(), new_error()
+        call.outputs = outputs
+        context = call.context
+        if context.state is None:
+            context.state = lib.mb_stream_begin(self.handle, self.kind.framed, outputs, len(outputs), error)
+            if context.state == ffi.NULL:
+                context.state = None
+                check(error.status, error)
+        state = context.state
+        if call.event:
+            check(lib.mb_stream_event(state, outputs, len(outputs), error), error)
+        elif call.count:
+            status = lib.mb_stream_run(state, call.inputs, len(call.inputs), outputs, len(outputs), error)
+            check(status, error)
+            call.failed = status > 0
+        call.more = lib.mb_stream_events(state) > 0 and not call.session.dead
+        if call.end and not call.more:
+            context.state = None
+            check(lib.mb_stream_end(state, outputs, len(outputs), error), error)
+
+    def abandon(self, context: Stream) -> None:
+        state, context.state = context.state, None
+        if state is not None:
+            lib.mb_stream_end(state, ffi.NULL, len(self.output_ports), ffi.NULL)
+
+
+def fail_fatal(step: Step, part: Part) -> None:
+    """Fails the session of a part in whose results the core has found a broken rule."""
+    for items in part.outputs or ():
+        at = lib.mb_list_fatal(items, 0, items.count)
+        if at < 0:
+            continue
+        message = ffi.new("char **")
+        lib.mb_buffer_error(items.items[at], ffi.NULL, message)
+        step.fail_parts([part], RuleBroken(ffi.string(message[0]).decode(errors="replace")))
+        return

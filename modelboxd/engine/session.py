@@ -1,8 +1,8 @@
 """Sessions and streams: what belongs together, and when it is over.
 
 A session is everything that comes from one external input. Its root stream enters the graph at a source;
-a stream keeps its identity on its way through the nodes of one level (expand, later, opens deeper ones),
-which is what lets several input ports be matched by index. All fields are guarded by the job's lock.
+a stream keeps its identity on its way through the nodes of one level, which is what lets several input ports
+be matched by index. An expand node opens a stream per position of its input. All fields are guarded by the job's lock.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from modelbox.errors import ModelBoxError
 
 if TYPE_CHECKING:
-    from modelboxd.engine.feed import Feed
     from modelboxd.engine.job import Job
 
 _numbers = itertools.count(1)
@@ -24,38 +23,81 @@ _PREFIX = "{}-{}-4{}-8{}-".format(*(secrets.token_hex(4)[:n] for n in (8, 4, 3, 
 
 
 class Stream:
-    """Ordered buffers of one session at one level; `parent` and `index` say where a deeper level hangs."""
+    """Ordered values of one session at one level; `parent` and `index` say where a deeper level hangs."""
 
-    __slots__ = ("index", "number", "parent", "session")
+    __slots__ = ("index", "number", "parent", "session", "state")
 
     def __init__(self, session: Session, parent: Stream | None = None, index: int = 0) -> None:
         self.session = session
         self.parent = parent
         self.index = index
         self.number = next(_numbers)
+        self.state: Any = None  # of the expand call that makes it: see calls.py
+
+
+class Round(Stream):
+    """Values on one way through the body of a loop."""
+
+    __slots__ = ("calls", "positions")
+
+    def __init__(self, session: Session, parent: Stream, positions: list[int], calls: list[int]) -> None:
+        super().__init__(session, parent)
+        self.positions = positions  # of each value in the stream that entered the loop
+        self.calls = calls  # how often the loop has been called for it
+
+
+class Holder(Protocol):
+    """Something at a step that keeps a session alive until it is done: input that waits, results that wait."""
+
+    def drop(self) -> None:
+        """The session failed: lets go of what is held (lock held)."""
 
 
 class Session:
     """One external input and all that follows from it.
 
-    It ends when its last feed is closed (everything has left the graph), or at once when it fails. `on_end`
-    is called exactly once, outside the lock.
+    It ends when nothing of it is left in the graph, or at once when it fails. `on_end` is called exactly once,
+    outside the lock.
     """
 
-    __slots__ = ("dead", "ended", "error", "feeds", "id", "job", "live", "number", "on_end", "private", "workers")
+    __slots__ = (
+        "dead",
+        "ended",
+        "error",
+        "holders",
+        "id",
+        "job",
+        "number",
+        "on_end",
+        "on_output",
+        "private",
+        "workers",
+    )
 
-    def __init__(self, job: Job, private: dict[str, Any] | None, on_end: Callable[[Any], None] | None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        private: dict[str, Any] | None,
+        on_end: Callable[[Any], None] | None,
+        on_output: Callable[[Any, dict[str, Any]], None] | None = None,
+    ) -> None:
         self.job = job
         self.number = next(_numbers)
         self.id = f"{_PREFIX}{self.number:012x}"
         self.private: dict[str, Any] = {} if private is None else private
         self.on_end = on_end
+        self.on_output = on_output  # gets what arrives at the graph's output nodes
         self.error: ModelBoxError | None = None
-        self.feeds: set[Feed] = set()
-        self.live = 0  # open entries and feeds
+        self.holders: set[Holder] = set()
         self.dead = False  # failed or cancelled: its data is dropped wherever it turns up
         self.ended = False
         self.workers: set[Any] | None = None  # workers that keep private data of this session
+
+    def release(self, holder: Holder) -> None:
+        """`holder` is done; the last one ends the session (lock held)."""
+        self.holders.discard(holder)
+        if not self.holders:
+            self.job.end_locked(self)
 
     def cancel(self, reason: ModelBoxError) -> None:
         """Ends the session early; `reason` becomes its error. Later calls change nothing. [any thread]"""

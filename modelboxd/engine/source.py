@@ -1,4 +1,4 @@
-"""Where sessions enter a graph: the step of a source node, and the Entry that its unit holds."""
+"""Where sessions enter a graph: entry queues, the step of a source node, and the Entry that its unit holds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from modelbox._core import lib
 from modelbox._core.memory import new_list
 from modelbox.configuration import Configuration
 from modelbox.errors import BusyError, ShutdownError
-from modelboxd.engine.feed import CoreList, copy_list
+from modelboxd.engine.feed import CoreList
 from modelboxd.engine.session import Session, Stream
 from modelboxd.engine.step import Step, Work
 from modelboxd.engine.unit import SessionView, SourceUnit
@@ -21,18 +21,138 @@ if TYPE_CHECKING:
     from modelboxd.graph import model
 
 
-class SourceStep(Step):
-    """A source node. What its unit sends goes on at once, or waits here while the graph is full."""
+class Door:
+    """One session at an entry step, until all ports of it have ended. Guarded by the job's lock."""
+
+    __slots__ = ("open_ports", "step", "stream", "waiting")
+
+    def __init__(self, step: EntryStep, stream: Stream) -> None:
+        self.step = step
+        self.stream = stream
+        self.open_ports = len(step.output_ports)
+        self.waiting = 0  # entries of the backlog
+        stream.session.holders.add(self)
+
+    def drop(self) -> None:
+        """Holder: the session failed."""
+        self.step.forget(self)
+
+
+class EntryStep(Step):
+    """A step without input ports. What enters goes on at once, or waits here while the graph is full."""
 
     inline = True
 
-    def __init__(self, job: Job, index: int, nodes: list[model.Node], unit_class: type[SourceUnit]) -> None:
+    def __init__(self, job: Job, index: int, nodes: list[model.Node]) -> None:
         super().__init__(job, index, nodes)
-        self._backlog: deque[tuple[Stream, int, CoreList | None, bool]] = deque()
+        self._backlog: deque[tuple[Door, int, CoreList | None, bool]] = deque()
         self._waiting = 0
         self._capacity = nodes[0].queue_size_external
-        self._roots: dict[Session, Stream] = {}
-        self._open_ports: dict[Session, int] = {}
+        self._capacity_bytes = nodes[0].queue_bytes
+        self._waiting_bytes = 0
+        self._drop = nodes[0].drop
+        self.doors: dict[Session, Door] = {}
+
+    def open_door(self, session: Session, stream: Stream) -> None:
+        """Lets a session in (lock held)."""
+        self.doors[session] = Door(self, stream)
+
+    def has_entry_room(self) -> bool:
+        """False when back-pressure has filled the entry queue."""
+        if self._waiting >= self._capacity:
+            return False
+        if self._capacity_bytes and self._waiting_bytes >= self._capacity_bytes:
+            return False
+        limit = self.job.settings.max_queue_bytes
+        return not limit or self.job.bytes < limit
+
+    def enter(self, session: Session, port: int, items: CoreList | None, end: bool) -> None:
+        """Values for the session's stream on an output port; the list is taken over (lock held)."""
+        door = self.doors.get(session)
+        if door is None or session.dead:
+            return
+        if items is not None:
+            self.stats.buffers_out += items.count
+        if not self._backlog and not self.is_blocked():
+            self._forward(door, port, items, end)
+            return
+        if self._drop and items is not None and not self.has_entry_room() and not self._make_room(items):
+            items = None
+        self._backlog.append((door, port, items, end))
+        door.waiting += 1
+        if items is not None:
+            self._waiting += items.count
+            self._waiting_bytes += items.bytes
+
+    def _make_room(self, items: CoreList) -> bool:
+        """Drops values as the node says (drop = oldest | newest); False when it is the new ones (lock held)."""
+        if self._drop == "newest":
+            self.stats.dropped += items.count
+            return False
+        for number, (door, port, old, end) in enumerate(self._backlog):
+            if old is None:
+                continue
+            self._backlog[number] = (door, port, None, end)
+            self._uncount(old)
+            self.stats.dropped += old.count
+            if self.has_entry_room():
+                break
+        return True
+
+    def _uncount(self, items: CoreList) -> None:
+        self._waiting -= items.count
+        self._waiting_bytes -= items.bytes
+
+    # ---- Step (lock held) ----------------------------------------------------------------------------------
+
+    def waits(self) -> bool:
+        return bool(self._backlog)
+
+    def schedule(self) -> None:
+        if self._backlog and not self.asked and not self.is_blocked():
+            self.asked = True
+            self.job.inline.append(self)
+
+    def take(self) -> Work | None:
+        while self._backlog and not self.is_blocked():
+            door, port, items, end = self._backlog.popleft()
+            door.waiting -= 1
+            if items is not None:
+                self._uncount(items)
+            self._forward(door, port, items, end)
+        return None
+
+    def forget(self, door: Door) -> None:
+        """The session failed: what it has waiting here is dropped."""
+        if door.waiting:
+            kept: deque[tuple[Door, int, CoreList | None, bool]] = deque()
+            for entry in self._backlog:
+                if entry[0] is not door:
+                    kept.append(entry)
+                elif entry[2] is not None:
+                    self._uncount(entry[2])
+                    self.stats.dropped += entry[2].count
+            self._backlog = kept
+        self._leave(door)
+
+    def _forward(self, door: Door, port: int, items: CoreList | None, end: bool) -> None:
+        self.emit_port(port, door.stream, items, end, b"")
+        if end and door.stream.session in self.doors:
+            door.open_ports -= 1
+            if not door.open_ports:
+                self._leave(door)
+
+    def _leave(self, door: Door) -> None:
+        session = door.stream.session
+        if self.doors.pop(session, None) is not None:
+            session.release(door)
+
+
+class SourceStep(EntryStep):
+    """A source node with a built-in unit, which opens the sessions."""
+
+    def __init__(self, job: Job, index: int, nodes: list[model.Node], unit_class: type[SourceUnit]) -> None:
+        super().__init__(job, index, nodes)
         self.accepting = False
         self.unit = unit_class(nodes[0], Configuration(nodes[0].options), job.services)
 
@@ -40,6 +160,7 @@ class SourceStep(Step):
         self.unit.open()
 
     def start(self) -> None:
+        """Lets the unit begin."""
         self.accepting = True
         self.unit.start(SourceEntry(self))
 
@@ -56,94 +177,42 @@ class SourceStep(Step):
     def open_session(
         self, private: dict[str, Any] | None = None, on_end: Callable[[SessionView], None] | None = None
     ) -> Session:
+        """See Entry.open()."""
+        job = self.job
         if not self.accepting:
-            raise ShutdownError(f"job '{self.job.name}' is stopping")
-        if not self.has_entry_room():
+            raise ShutdownError(f"job '{job.name}' is stopping")
+        if not self.has_entry_room() and not self._drop:
             error = BusyError(f"node '{self.name}': {self._waiting} buffers wait already, the graph is full")
             error.retry_after_s = 1.0
             raise error
-        session = Session(self.job, private, on_end)
-        stream = Stream(session)
-        session.live = 1
-        with self.job.lock:
-            self._roots[session] = stream
-            self._open_ports[session] = len(self.output_ports)
-            self.job.sessions.add(session)
+        session = Session(job, private, on_end)
+        with job.lock:
+            self.open_door(session, Stream(session))
+            job.admit_locked(session)
         return session
 
     def send(self, session: SessionView, port: str, buffers: Sequence[Buffer], *, end: bool = False) -> None:
-        items = new_list(len(buffers))
-        for buffer in buffers:
-            core = buffer.to_core(self.job.pool)
-            lib.mb_buffer_seal(core)
-            lib.mb_list_push(items, lib.mb_buffer_ref(core))
-        self.send_list(session, port, items, end=end)
+        """See Entry.send()."""
+        self.send_list(session, port, sealed_list(self.job, buffers), end=end)
 
     def send_list(self, session: SessionView, port: str, items: CoreList, *, end: bool = False) -> None:
         """send() for buffers that are a core list already (sealed); the list is taken over."""
         assert isinstance(session, Session)
         number = self.output_ports.index(port)
-        job = self.job
-        with job.lock:
-            stream = self._roots.get(session)
-            if stream is None or session.dead:
-                return
-            self.stats.buffers_out += items.count
-            if self._backlog or self.is_blocked():
-                self._backlog.append((stream, number, items, end))
-                self._waiting += items.count
-            else:
-                self._forward(stream, number, items, end)
-        job.settle_soon()
+        with self.job.lock:
+            self.enter(session, number, items, end)
+        self.job.settle_soon()
 
-    def has_entry_room(self) -> bool:
-        """False when back-pressure has filled the entry queue."""
-        return self._waiting < self._capacity
 
-    # ---- Step ---------------------------------------------------------------------------------------------
-
-    def schedule(self) -> None:
-        if self._backlog and not self.asked and not self.is_blocked():
-            self.asked = True
-            self.job.inline.append(self)
-
-    def take(self) -> Work | None:
-        while self._backlog and not self.is_blocked():
-            stream, port, items, end = self._backlog.popleft()
-            self._waiting -= items.count if items is not None else 0
-            self._forward(stream, port, items, end)
-        return None
-
-    def forget(self, session: Session) -> None:
-        """The session failed: what it has waiting here is dropped (lock held)."""
-        stream = self._roots.get(session)
-        if stream is None:
-            return
-        kept = deque(entry for entry in self._backlog if entry[0] is not stream)
-        for entry in self._backlog:
-            if entry[0] is stream and entry[2] is not None:
-                self._waiting -= entry[2].count
-                self.stats.dropped += entry[2].count
-        self._backlog = kept
-        self._leave(session)
-
-    def _forward(self, stream: Stream, port: int, items: CoreList | None, end: bool) -> None:
-        targets = self.targets[port]
-        last = len(targets) - 1
-        for number, (step, target_port) in enumerate(targets):
-            own = items if number == last or items is None else copy_list(items)
-            step.push(stream, target_port, own, end)
-        session = stream.session
-        if end and session in self._roots:
-            self._open_ports[session] -= 1
-            if not self._open_ports[session]:
-                self._leave(session)
-
-    def _leave(self, session: Session) -> None:
-        del self._roots[session], self._open_ports[session]
-        session.live -= 1
-        if not session.live:
-            self.job.end_locked(session)
+def sealed_list(job: Job, buffers: Sequence[Buffer]) -> CoreList:
+    """The buffers as a core list, ready to be sent."""
+    items = new_list(len(buffers))
+    for buffer in buffers:
+        core = buffer.to_core(job.pool)
+        lib.mb_buffer_seal(core)
+        lib.mb_list_push(items, lib.mb_buffer_ref(core))
+    lib.mb_list_born(items, 0, 0)
+    return items
 
 
 class SourceEntry:

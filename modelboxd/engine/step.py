@@ -2,8 +2,9 @@
 
 Life of a chunk: push() files it under its stream's Feed; when enough is there the step asks for a turn
 (schedule); take() forms Work out of one or more feeds; execute() runs without the lock; complete() puts the
-results back in each stream's order and pushes them on. A step takes no turn while one of its targets is full,
-so pressure travels back to the sources and no thread ever blocks on a queue.
+results back in each stream's order and hands them to the step's kind, which passes them on. A step takes no turn
+while one of its targets is full, so pressure travels back to the sources and no thread ever blocks on a queue. Where
+that would leave a job with nothing to do, relieve() lets queues grow (see Job.idle_locked).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from modelbox.errors import InternalError, ModelBoxError, UnitError
-from modelboxd.engine.feed import CoreList, Feed, Part, concat, copy_list, take_list
+from modelboxd.engine.feed import CoreList, Feed, Part, TwoValues, choose, concat, copy_list, take_list
+from modelboxd.engine.gather import Gather
+from modelboxd.engine.kinds import Kind, kind_of
 from modelboxd.engine.meta import merge_metas
 
 if TYPE_CHECKING:
@@ -23,11 +26,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MATCH_LIMIT = 16384  # buffers that one port of a joining node may run ahead of the others
+MATCH_LIMIT = 16384  # values that one port of a joining node may run ahead of the others
+HELD_LIMIT = 1024  # results that wait for an earlier one, before an expand node stops
+TURN_PARTS = 32  # parts of one turn, at most
 
 
 class Work:
-    """What one turn of a step runs: parts of one or more streams, their inputs joined per port."""
+    """What one turn of a step runs: parts of one or more streams. Units without contexts get their inputs joined."""
 
     __slots__ = ("count", "inputs", "parts", "worker")
 
@@ -37,8 +42,10 @@ class Work:
         self.worker: object = None
         if len(parts) == 1:
             self.inputs = parts[0].inputs
-        else:
+        elif ports:
             self.inputs = [concat([part.inputs[port] for part in parts]) for port in range(ports)]
+        else:
+            self.inputs = []
 
     def give(self, outputs: list[CoreList]) -> None:
         """Deals the outputs of a NORMAL run out to the parts; as many per port as came in."""
@@ -73,23 +80,45 @@ class Step:
         self.nodes = nodes
         first, last = nodes[0], nodes[-1]
         self.name = first.name if first is last else f"{first.name}..{last.name}"
-        self.stream_order = first.is_stream
         self.input_ports = [port.name for port in first.unit.inputs]
         self.output_ports = [port.name for port in last.unit.outputs]
-        self.capacity = [first.queue_sizes[port] for port in self.input_ports]
         self.batch_size = max(node.batch_size for node in nodes)
-        self.counts = [0] * len(self.input_ports)  # buffers waiting, per port, all streams
+        self.visible = first.depth + 1 if first.sees_errors else 0  # see mb_lists_kind of the core
+        self.out_depth = last.out_depth
+        # ---- lanes: one per edge into an input port
+        self.lanes: list[int] = []  # port of each lane
+        for number, port in enumerate(self.input_ports):
+            edges = 1 if first.unit.loop else max(len(first.sources.get(port, [])), 1)
+            self.lanes += [number] * edges
+        self.lane_ports: list[list[int]] | None = None  # lanes of each port, where a port has several
+        if len(self.lanes) > len(self.input_ports):
+            self.lane_ports = [
+                [lane for lane, port in enumerate(self.lanes) if port == number]
+                for number in range(len(self.input_ports))
+            ]
+        self.capacity = [first.queue_sizes[self.input_ports[port]] for port in self.lanes]
+        self.capacity_bytes = first.queue_bytes
+        self.counts = [0] * len(self.lanes)  # values waiting, per lane, all streams
         self.bytes = 0  # their data
+        self.relief = 0  # how far queues may exceed their capacity now
+        # ---- neighbours
+        # (step, lane) per port; lane -1: the edge back into a loop, which always has room
         self.targets: list[list[tuple[Step, int]]] = [[] for _ in self.output_ports]
         self.upstream: list[Step] = []
+        self.partners: list[Step] = []  # expand: the collapse steps that close it
+        # ---- what is under way
         self.feeds: dict[Stream, Feed] = {}
+        self.gathers: dict[Stream, Gather] = {}
+        self.held = 0  # results in gathers
+        self.held_limit = HELD_LIMIT
         self.ready: deque[Feed] = deque()
         self.turns = 0  # asked for and not yet over
         self.concurrency = 1
         self.asked = False  # inline: stands in the job's queue
-        # Smaller runs first: the user's priority, then nearness to a sink.
-        self.priority = (first.user_priority, -last.priority)
+        # Smaller runs first: the job's priority, the node's, then nearness to a sink.
+        self.priority = (job.priority * 16 + first.user_priority, -last.priority)
         self.stats = StepStats()
+        self.kind: Kind = kind_of(self)
 
     # ---- life --------------------------------------------------------------------------------------
 
@@ -101,70 +130,92 @@ class Step:
 
     # ---- input (lock held) ---------------------------------------------------------------------------
 
-    def push(self, stream: Stream, port: int, items: CoreList | None, end: bool, meta: bytes = b"") -> None:
-        """Takes over a list of buffers of `stream` for input `port`; `end` closes the stream on that port."""
+    def push(self, stream: Stream, lane: int, items: CoreList | None, end: bool, meta: bytes = b"") -> None:
+        """Takes over a list of values of `stream` for input `lane`; `end` closes the stream on that lane."""
         session = stream.session
         if session.dead:
             return
+        lane = max(lane, 0)
         feed = self.feeds.get(stream)
         if feed is None:
-            feed = self.feeds[stream] = Feed(stream, len(self.counts))
-            session.feeds.add(feed)
-            session.live += 1
-            self.job.owners[feed] = self
+            feed = self.feeds[stream] = Feed(self, stream, len(self.counts))
+            session.holders.add(feed)
         if items is not None and items.count:
             count = items.count
-            feed.queues[port].append(items)
-            feed.avail[port] += count
-            self.counts[port] += count
+            feed.queues[lane].append(items)
+            feed.avail[lane] += count
+            self.counts[lane] += count
             self.bytes += items.bytes
+            self.job.bytes += items.bytes
         if meta:
-            feed.metas[port] = meta
+            feed.metas[lane] = merge_metas([meta, feed.metas[lane]])
         if end:
-            feed.ended[port] = True
-        self._mark(feed)
+            feed.ended[lane] = True
+        self.mark(feed)
 
-    def has_room(self, port: int) -> bool:
-        """Whether the queue of `port` takes more. A port may run ahead while another one starves, since only
-        that lets a joining node go on."""
-        if self.counts[port] < self.capacity[port]:
-            return True
-        return len(self.counts) > 1 and self.counts[port] < MATCH_LIMIT and min(self.counts) == 0
+    def has_room(self, lane: int) -> bool:
+        """Whether the queue of `lane` takes more."""
+        if self.counts[lane] >= self.capacity[lane] + self.relief:
+            return False
+        return not self.capacity_bytes or self.bytes < self.capacity_bytes or self.relief > 0
 
     def is_blocked(self) -> bool:
         """Whether a target is full."""
         for targets in self.targets:
-            for step, port in targets:
-                if step.counts[port] >= step.capacity[port] and not step.has_room(port):
+            for step, lane in targets:
+                full = step.counts[lane] >= step.capacity[lane] or step.capacity_bytes
+                if full and lane >= 0 and not step.has_room(lane):
                     return True
+        if self.partners:
+            return any(partner.held >= partner.held_limit for partner in self.partners)
         return False
 
-    def _mark(self, feed: Feed) -> None:
+    def waits(self) -> bool:
+        """Whether something here could run if there were room behind it."""
+        return bool(self.ready)
+
+    def relieve(self) -> bool:
+        """Lets full queues grow where the step cannot run with what it has. True when something changed."""
+        if self.ready or self.turns:
+            return False
+        full = any(not self.has_room(lane) for lane in range(len(self.counts)))
+        if full:
+            self.relief = max(2 * self.relief, *self.capacity)
+        if self.held >= self.held_limit:
+            self.held_limit *= 2
+            full = True
+        return full
+
+    def mark(self, feed: Feed) -> None:
         """Queues the feed for a turn when there is something to do for it."""
         if feed.ready:
             self.schedule()  # more data may be worth another turn
             return
-        if feed.taken_end:
+        kind = self.kind
+        if kind.serial and feed.busy:
             return
-        if len(feed.avail) > 1 and not feed.dead:
-            port = feed.mismatch()
-            if port is not None or max(feed.avail) >= MATCH_LIMIT:
-                self._fail_mismatch(feed, port)
+        if not (feed.events or feed.rest):
+            if feed.taken_end:
                 return
-        if self.stream_order and feed.busy:
-            return
-        if feed.matched() or feed.at_end():
-            feed.ready = True
-            self.ready.append(feed)
-            self.schedule()
+            if len(feed.avail) > 1 and not feed.dead:
+                lane = feed.mismatch()
+                if lane is not None or max(feed.avail) >= MATCH_LIMIT:
+                    self._fail_mismatch(feed, lane)
+                    return
+            if not (kind.amount(feed) or feed.at_end()):
+                return
+        feed.ready = True
+        self.ready.append(feed)
+        self.schedule()
 
-    def _fail_mismatch(self, feed: Feed, port: int | None) -> None:
+    def _fail_mismatch(self, feed: Feed, lane: int | None) -> None:
         node = self.nodes[0].name
-        if port is None:
-            ahead = self.input_ports[feed.avail.index(max(feed.avail))]
+        if lane is None:
+            ahead = self.input_ports[self.lanes[feed.avail.index(max(feed.avail))]]
             text = f"port {ahead} is {MATCH_LIMIT} buffers ahead of the other input ports"
         else:
-            text = f"port {self.input_ports[port]} missmatch, still has data when other port received end"
+            port = self.input_ports[self.lanes[lane]]
+            text = f"port {port} missmatch, still has data when other port received end"
         self.job.fail_locked(feed.stream.session, UnitError(f"node '{node}': {text}"))
 
     # ---- turns -----------------------------------------------------------------------------------------
@@ -180,16 +231,17 @@ class Step:
         wanted = min(self.concurrency, self._wanted())
         while self.turns < wanted:
             self.turns += 1
+            self.job.active += 1
             self.job.executor.post(self.priority, self.turn)
 
     def _wanted(self) -> int:
         """How many turns could run beside one another now."""
-        if self.stream_order or len(self.ready) >= self.concurrency:
+        if self.kind.calls or len(self.ready) >= self.concurrency:
             return len(self.ready)
         return max(len(self.ready), -(-min(self.counts) // self.batch_limit()))
 
     def batch_limit(self) -> int:
-        """The most buffers of one turn (lock held)."""
+        """The most values of one turn (lock held)."""
         return self.batch_size
 
     def turn(self) -> None:
@@ -199,13 +251,17 @@ class Step:
             work = None if self.is_blocked() else self.take()
             if work is None:
                 self.turns -= 1
+                job.active -= 1
             self.schedule()
+            job.idle_locked()
         if work is not None:
             self.run(work)
             with job.lock:
                 self.turns -= 1
                 self.complete(work)
+                job.active -= 1
                 self.schedule()
+                job.idle_locked()
         job.settle()
 
     def turn_inline(self, work: Work) -> None:
@@ -213,37 +269,41 @@ class Step:
         self.run(work)
         with self.job.lock:
             self.complete(work)
+            self.job.active -= 1
             self.schedule()
 
     def run(self, work: Work) -> None:
-        """execute(), with a bug of ours turned into an error of the sessions concerned."""
+        """execute(), with what fails turned into an error of the sessions concerned."""
         try:
             self.execute(work)
         except ModelBoxError as error:
-            self._fail_work(work, error)
+            self.fail_parts(work.parts, error)
         except Exception as error:
             log.exception("step '%s' failed", self.name)
-            self._fail_work(work, InternalError(f"node '{self.name}': {type(error).__name__}: {error}"))
+            self.fail_parts(work.parts, InternalError(f"node '{self.name}': {type(error).__name__}: {error}"))
 
-    def _fail_work(self, work: Work, error: ModelBoxError) -> None:
+    def fail_parts(self, parts: list[Part], error: ModelBoxError) -> None:
+        """Fails the sessions that the parts belong to. No lock held."""
         with self.job.lock:
-            for part in work.parts:
+            for part in parts:
                 self.job.fail_locked(part.feed.stream.session, error)
 
     def execute(self, work: Work) -> None:
-        """Runs the units over work.inputs and fills each part's outputs. No lock held."""
+        """Runs the units and fills each part's results. No lock held."""
         raise NotImplementedError
 
     # ---- forming work (lock held) -------------------------------------------------------------------------
 
     def take(self) -> Work | None:
         """Work for one turn, or None when nothing is left to run."""
-        parts = self._take_stream() if self.stream_order else self._take_batch()
+        parts = self._take_parts() if self.kind.calls else self._take_batch()
+        if self.relief and not self.ready:
+            self.relief = 0
         for step in self.upstream:
             step.schedule()
         if not parts:
             return None
-        work = Work(parts, len(self.counts))
+        work = Work(parts, 0 if self.kind.calls else len(self.input_ports))
         self.stats.runs += 1
         self.stats.buffers_in += work.count
         return work
@@ -254,7 +314,7 @@ class Step:
         while self.ready and limit > 0:
             feed = self.ready.popleft()
             feed.ready = False
-            part = self._take_part(feed, min(feed.matched(), limit))
+            part = self._take_part(feed, limit)
             if part is None:
                 continue
             parts.append(part)
@@ -264,96 +324,165 @@ class Step:
                 self.ready.append(feed)
         return parts
 
-    def _take_stream(self) -> list[Part]:
-        while self.ready:
+    def _take_parts(self) -> list[Part]:
+        """Parts of several feeds; threads share what is ready."""
+        share = TURN_PARTS if self.inline else min(TURN_PARTS, -(-len(self.ready) // self.concurrency))
+        parts: list[Part] = []
+        while self.ready and len(parts) < share:
             feed = self.ready.popleft()
             feed.ready = False
-            part = self._take_part(feed, min(feed.matched(), self.batch_limit()))
+            part = self._take_part(feed, self.batch_limit())
             if part is not None:
-                return [part]
-        return []
+                parts.append(part)
+                if not self.kind.serial:
+                    self.mark(feed)
+        return parts
 
-    def _take_part(self, feed: Feed, count: int) -> Part | None:
-        """The feed's next part when it needs a run; an end without data is passed on at once."""
+    def _take_part(self, feed: Feed, limit: int) -> Part | None:
+        """The feed's next part when it needs a run; an end without anything to do is passed on at once."""
+        kind = self.kind
+        if feed.events or feed.rest:
+            feed.busy += 1
+            return kind.event_part(feed)
+        count = kind.amount(feed)
         if not count and not feed.at_end():
             return None
+        count = count if kind.whole else min(count, limit)
         part = feed.take(count)
-        for port, items in enumerate(part.inputs):
-            self.counts[port] -= count
-            self.bytes -= items.bytes
-        if count or (self.stream_order and not part.begin):
+        size = 0
+        for lane, items in enumerate(part.inputs):
+            self.counts[lane] -= count
+            size += items.bytes
+        self.bytes -= size
+        self.job.bytes -= size
+        if self.lane_ports is not None and not self._meet(part):
+            return None
+        if count or (kind.serial and feed.opened):
             feed.busy += 1
             return part
         part.done = True
+        kind.done(part)
         self._flush(feed)
         return None
+
+    def _meet(self, part: Part) -> bool:
+        """Joins the lanes of ports where branches meet. False when the session failed of it."""
+        assert self.lane_ports is not None
+        inputs = part.inputs
+        try:
+            part.inputs = [
+                inputs[lanes[0]] if len(lanes) == 1 else choose([inputs[lane] for lane in lanes])
+                for lanes in self.lane_ports
+            ]
+        except TwoValues as error:
+            at = part.first + error.args[0]
+            text = f"node '{self.nodes[0].name}': two of the branches that meet have a value at position {at}"
+            part.done = True
+            self.job.fail_locked(part.feed.stream.session, UnitError(text))
+            self._flush(part.feed)
+            return False
+        return True
 
     # ---- results (lock held) ----------------------------------------------------------------------------------
 
     def complete(self, work: Work) -> None:
+        """The parts have run."""
         for part in work.parts:
             part.done = True
-            part.feed.busy -= 1
+            feed = part.feed
+            feed.busy -= 1
+            self.kind.done(part)
+            if feed.events:
+                if feed.dead:
+                    self._abandon(feed)
+                else:
+                    self.mark(feed)
         for part in work.parts:
             self._flush(part.feed)
 
     def _flush(self, feed: Feed) -> None:
-        """Passes finished parts on, in order, and closes the feed behind its last one."""
-        closed = False
+        """Passes finished parts on, in order, and closes the feed when all is over."""
         while feed.slots and feed.slots[0].done:
             part = feed.slots.popleft()
-            closed = closed or part.end
             if not feed.stream.session.dead:
-                self._pass_on(part)
+                self.kind.deliver(part)
         if feed.slots or feed.busy or self.feeds.get(feed.stream) is not feed:
             return  # not over yet, or closed meanwhile because passing on failed the session
-        if closed or (feed.dead and not (self.stream_order and feed.begun)):
+        if feed.dead:
+            if not self._tell_end(feed):
+                self._close(feed)
+        elif feed.taken_end and self.kind.is_over(feed):
+            self.kind.close(feed)
             self._close(feed)
         else:
-            self._mark(feed)
+            self.mark(feed)
 
-    def _pass_on(self, part: Part) -> None:
-        stream = part.feed.stream
-        inherited = merge_metas(part.feed.metas) if part.begin else b""
-        for port, targets in enumerate(self.targets):
-            items = part.outputs[port] if part.outputs is not None else None
-            if items is not None:
-                self.stats.buffers_out += items.count
-            meta = inherited
-            if part.begin and part.metas is not None and part.metas[port]:
-                meta = merge_metas([part.metas[port], inherited])
-            if not (part.end or meta or (items is not None and items.count)):
-                continue
-            last = len(targets) - 1
-            for number, (step, target_port) in enumerate(targets):
-                own = items if number == last or items is None else copy_list(items)
-                step.push(stream, target_port, own, part.end, meta)
+    def emit(self, stream: Stream, outputs: list[CoreList] | None, end: bool, metas: list[bytes] | None) -> None:
+        """Sends values of `stream` out of all ports; `metas`: with the first values."""
+        for port in range(len(self.targets)):
+            items = outputs[port] if outputs is not None else None
+            self.emit_port(port, stream, items, end, metas[port] if metas is not None else b"")
+
+    def emit_port(self, port: int, stream: Stream, items: CoreList | None, end: bool, meta: bytes) -> None:
+        """Sends values of `stream` out of one port."""
+        targets = self.targets[port]
+        if items is not None:
+            self.stats.buffers_out += items.count
+            if not (items.count or end or meta):
+                return
+        elif not (end or meta):
+            return
+        last = len(targets) - 1
+        for number, (step, lane) in enumerate(targets):
+            own = items if number == last or items is None else copy_list(items)
+            step.push(stream, lane, own, end, meta)
+
+    def gather(self, stream: Stream) -> Gather:
+        """Where results for `stream` are put in order."""
+        gather = self.gathers.get(stream)
+        if gather is None:
+            gather = self.gathers[stream] = Gather(self, stream)
+        return gather
 
     def _close(self, feed: Feed) -> None:
-        if self.feeds.pop(feed.stream, None) is None:
-            return
-        self.job.owners.pop(feed, None)
-        session = feed.stream.session
-        session.feeds.discard(feed)
-        session.live -= 1
-        if not session.live:
-            self.job.end_locked(session)
+        if self.feeds.pop(feed.stream, None) is not None:
+            feed.stream.session.release(feed)
+
+    # ---- failed sessions (lock held) ---------------------------------------------------------------------------
 
     def drop(self, feed: Feed) -> None:
         """The feed's session failed: throws away what waits, lets what runs finish unseen."""
-        self.bytes -= feed.waiting_bytes()
-        for port, count in enumerate(feed.drop()):
-            self.counts[port] -= count
+        size = feed.waiting_bytes()
+        self.bytes -= size
+        self.job.bytes -= size
+        for lane, count in enumerate(feed.forget()):
+            self.counts[lane] -= count
             self.stats.dropped += count
         feed.dead = True
-        if not feed.busy and not feed.slots:
-            if self.stream_order and feed.begun:
-                self._mark(feed)
-            elif feed.ready:
+        self._abandon(feed)
+        if not feed.busy and not feed.slots and not self._tell_end(feed):
+            if feed.ready:
                 feed.ready = False
                 self.ready.remove(feed)
-                self._close(feed)
-            else:
-                self._close(feed)
+            self._close(feed)
         for step in self.upstream:
             step.schedule()
+
+    def _tell_end(self, feed: Feed) -> bool:
+        """The stream of a failed session ends for its unit too, once. True when a turn is asked for that."""
+        if not (self.kind.serial and feed.opened) or (feed.taken_end and not feed.ending):
+            return False
+        feed.taken_end = feed.ending = False
+        self.mark(feed)
+        return True
+
+    def _abandon(self, feed: Feed) -> None:
+        """Contexts with events of a failed session: nobody will call them again."""
+        while feed.events:
+            context = feed.events.popleft()
+            if context is not feed:
+                self.abandon(context)
+        feed.rest = []
+
+    def abandon(self, context: Stream) -> None:
+        """Frees what the backend keeps for an expand call that will not go on."""

@@ -34,14 +34,25 @@ class SessionView(Protocol):
         """Ends the session early: queued work is dropped, running work is not waited for. [any thread]"""
 
 
+class ContextView(Protocol):
+    """What a unit may keep from call to call of one stream or sub-stream."""
+
+    private: dict[str, Any]
+
+
 class UnitCall(Protocol):
     """One process() call: what came in, where results go."""
 
-    session: SessionView | None  # STREAM units: the stream's session; NORMAL: None (buffers may be mixed)
+    session: SessionView | None  # the stream's session; NORMAL units: None (buffers may be mixed)
+    stream: ContextView | None  # of stream, expand and collapse units
+    event: Any  # what send_event() was given, in the call that answers it
 
     def input(self, port: str) -> BufferList: ...
 
     def output(self, port: str) -> BufferList: ...
+
+    def send_event(self, event: Any = True) -> None:
+        """Asks for one more call in this context, without inputs; stream and expand units only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +90,15 @@ class BuiltinUnit:
     def process(self, call: UnitCall) -> None:
         """One call; push to `call.output(port)`. NORMAL units: as many out as in, several calls at once.
 
-        An exception becomes error buffers `<unit>.ProcessError` for the buffers of this call.
+        A ModelBoxError becomes error buffers `<unit>.ProcessError` for the buffers of this call.
         """
         raise NotImplementedError
+
+    def stream_begin(self, call: UnitCall) -> None:
+        """Called before the first data of a stream or sub-stream. A ModelBoxError skips the rest of it."""
+
+    def stream_end(self, call: UnitCall) -> None:
+        """Called after the last data of a stream or sub-stream; stream units may push to outputs."""
 
 
 class Entry(Protocol):

@@ -26,6 +26,7 @@ ENGINE_ATTRS = {
 # any other name.
 PLACED: dict[str, tuple[Callable[[UnitSpec], bool], str]] = {
     "drop": (lambda unit: not unit.inputs, "sources and type=input"),
+    "exception_visible": (lambda unit: bool(unit.inputs), "nodes with inputs"),
     "loop_limit": (lambda unit: unit.loop, "loop units"),
     "input_type": (lambda unit: unit is INPUT, "type=input"),
     "output_type": (lambda unit: unit is OUTPUT, "type=output"),
@@ -34,6 +35,7 @@ PLACED: dict[str, tuple[Callable[[UnitSpec], bool], str]] = {
 }
 WORDS = {
     "drop": ("Invalid Drop", "", ("oldest", "newest")),
+    "exception_visible": ("Invalid Exception Visible", "", ("true", "false", "1", "0")),
     "input_type": ("Invalid Input Type", "match", ("match", "unmatch")),
     "output_type": ("Invalid Output Type", "match", ("match", "unmatch")),
 }

@@ -151,6 +151,9 @@ class _Checker:
             queue_bytes=defaults.queue_bytes if queue_bytes is None else queue_bytes,
             max_queue_delay_us=attrs.number("max_queue_delay_us", 0, MOST_DELAY_US) or 0,
             preferred_batch_sizes=attrs.batch_sizes("preferred_batch_sizes", batch_size),
+            sees_errors={"": unit.exception_visible, "true": True, "1": True}.get(
+                attrs.word("exception_visible"), False
+            ),
             match="unmatch" not in (attrs.word("input_type"), attrs.word("output_type")),
         )
 

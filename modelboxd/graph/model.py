@@ -98,6 +98,7 @@ class Node:
     queue_bytes: int = 0  # most bytes that wait in front of the node, 0 = no limit
     max_queue_delay_us: int = 0  # how long a batch may wait to become full
     preferred_batch_sizes: tuple[int, ...] = ()  # ascending, at most batch_size; batches that go without waiting
+    sees_errors: bool = False  # exception_visible of the node, else of its unit
     match: bool = True  # type=input, type=output: joined with the others of the graph (input_type, output_type)
 
     @property

@@ -73,6 +73,8 @@ class WorkerCall:
     session_id: str
     inputs: list[CData]  # mb_list * per input port
     input_meta: list[bytes]  # stream meta per input port; read when begin
+    event: bool = False  # answers the event of its context that waits longest
+    cancelled: bool = False  # the session failed: events that wait are dropped
 
 
 @dataclass(slots=True)
@@ -84,6 +86,8 @@ class WorkerResult:
     output_meta: list[bytes] = field(default_factory=list)
     keeps_session: bool = False
     reason: str = "ProcessError"  # or "DataPreError": the second half of the error code
+    more: bool = False  # events wait in the call's context
+    skipped: bool = False  # not made, because an event of its context comes first
 
 
 def _padded(size: int) -> int:

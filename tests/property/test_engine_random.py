@@ -176,7 +176,7 @@ def test_engine_agrees_with_the_reference(graph: RefGraph, sessions: list[list[s
             assert {f"t_{name}_{port}": got for (name, port), got in expected.items() if got} == sinks
     finally:
         bench.close()
-    assert not job.owners and not job.sessions
+    assert not job.sessions and not any(step.feeds or step.gathers for step in job.steps)
     del job, session, opened, buffers
     gc.collect()
     assert bench.pool.stats().live_buffers == 0

@@ -110,16 +110,6 @@ enum mb_log_level { MB_LOG_DEBUG = 0, MB_LOG_INFO = 1, MB_LOG_NOTICE = 2, MB_LOG
 #define MB_UNIT_STREAM 1u      /* calls of one stream come in order, one after the other */
 #define MB_UNIT_ELEMENTWISE 2u /* each output depends on its own input only: batches gain nothing */
 #define MB_UNIT_SEES_ERRORS 4u /* error buffers are handed to process() (exception_visible) */
-/* A call gets one value and pushes one value to one of two or more ports. */
-#define MB_UNIT_CONDITION 8u
-/* A call gets one value; what it pushes is the sub-stream of that value. */
-#define MB_UNIT_EXPAND 16u
-/* A call gets all values of a sub-stream and pushes at most one value to each port. */
-#define MB_UNIT_COLLAPSE 32u
-#define MB_UNIT_COLLAPSE_ANY 64u /* with MB_UNIT_COLLAPSE: calls get the values as they come (collapse_all = false) */
-/* A call gets one value and pushes it to one of two ports: the one that leads back to its input, or the one that leads
- * out. */
-#define MB_UNIT_LOOP 128u
 
 /* Kinds of units that are not plain, since minor 1; at most one of them. */
 #define MB_UNIT_CONDITION 8u     /* 2 or more outputs: a call gets one buffer per port and pushes one, on one port */
