@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 IN_FLIGHT = 2  # messages at a worker: one that it runs, one that waits, so that it never idles
 TRUNCATED = int(socket.MSG_TRUNC)
 READS = 16  # messages taken from one worker before others get their turn
+DRAINED = 1024  # messages read after its end, at most: a child of it may hold the socket and go on
 EXIT_WAIT_S = 1.0  # how long the master may take to say how a worker ended
 IDLE_RELEASE_S = 0.25  # when nothing more is sent, a worker's memory is given back after this time
 
@@ -206,28 +207,33 @@ class Worker:
 
     def _readable(self) -> None:
         for _ in range(READS):
-            try:
-                size, ancillary, flags, _ = self._sock.recvmsg_into(self._places, protocol.ANCILLARY)
-            except BlockingIOError:
+            # Without calls under way nothing more is asked for; what comes all the same wakes us again.
+            if not self._read_one() or not self._trips:
                 return
-            except OSError:
-                size, ancillary, flags = 0, [], 0
-            fds = _descriptors(ancillary) if ancillary else []
-            try:
-                if not size:
-                    self._closed()
-                    return
-                if flags & TRUNCATED:
-                    raise ProtocolError("a message that is too long")
-                self._dispatch(Reader(self._peer, self._view[:size]), fds)
-            except ModelBoxError as error:
-                self.condemn(f"sent nonsense: {error}")
-                return
-            finally:
-                for fd in fds:
-                    os.close(fd)
-            if not self._trips:
-                return  # nothing more is asked for; what comes all the same wakes us again
+
+    def _read_one(self) -> bool:
+        """Receives one message; False when there is none now, or never again."""
+        try:
+            size, ancillary, flags, _ = self._sock.recvmsg_into(self._places, protocol.ANCILLARY)
+        except BlockingIOError:
+            return False
+        except OSError:
+            size, ancillary, flags = 0, [], 0
+        fds = _descriptors(ancillary) if ancillary else []
+        try:
+            if not size:
+                self._closed()
+                return False
+            if flags & TRUNCATED:
+                raise ProtocolError("a message that is too long")
+            self._dispatch(Reader(self._peer, self._view[:size]), fds)
+            return True
+        except ModelBoxError as error:
+            self.condemn(f"sent nonsense: {error}")
+            return False
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     def _dispatch(self, reader: Reader, fds: list[int]) -> None:
         kind = reader.kind
@@ -315,8 +321,9 @@ class Worker:
         if not self.alive:
             return
         # What it sent before its end still counts.
-        while self.alive and self._drain_one():
-            pass
+        for _ in range(DRAINED):
+            if not self.alive or not self._read_one():
+                break
         if number:
             how = (
                 f"was killed by {signal.Signals(number).name}" if number in set(signal.Signals) else f"signal {number}"
@@ -324,11 +331,6 @@ class Worker:
         else:
             how = f"ended with exit code {code}"
         self._lost(f"python worker {self.name} (pid {self.pid}) {how}")
-
-    def _drain_one(self) -> bool:
-        before = len(self._trips)
-        self._readable()
-        return self.alive and len(self._trips) < before
 
     def _closed(self) -> None:
         """End of file: the master will say more in a moment."""
