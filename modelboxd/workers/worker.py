@@ -13,7 +13,6 @@ import json
 import os
 import socket
 import sys
-import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,6 @@ from modelbox.flowunit import FlowUnit
 from modelbox.status import Status, StatusCode
 from modelboxd.workers import protocol
 from modelboxd.workers.protocol import HEADER, Arenas, Peer, ProtocolError, Reader, Writer, header_only
-
-SPIN_S = 400e-6  # a gap between messages below which looking beats sleeping
 
 BEGIN, END = protocol.BEGIN, protocol.END
 CONTINUE = StatusCode.STATUS_CONTINUE
@@ -72,7 +69,6 @@ class Worker:
         self.arenas = Arenas(self.peer)
         self.incoming = bytearray(protocol.MESSAGE_LIMIT + HEADER.size)
         self.places = [self.incoming]
-        self.gap_s = 1.0  # how long the next message has taken to come lately
         self.unit = FlowUnit()  # until open()
         self.has_pre = self.has_post = False
         self.inputs: list[str] = []
@@ -84,27 +80,10 @@ class Worker:
 
     # ---- socket ----------------------------------------------------------------------------------------
 
-    def _wait(self) -> tuple[int, list[tuple[int, int, bytes]]]:
-        """Receives one message. While messages follow each other quickly it looks for the next one for a moment
-        before it sleeps: waking up takes longer than such a gap. An idle worker does not spin."""
-        start = time.perf_counter()
-        if self.gap_s < SPIN_S:
-            end = start + 2 * SPIN_S
-            while time.perf_counter() < end:
-                try:
-                    size, ancillary, _, _ = self.sock.recvmsg_into(self.places, protocol.ANCILLARY, socket.MSG_DONTWAIT)
-                except BlockingIOError:
-                    os.sched_yield()
-                    continue
-                self.gap_s += (time.perf_counter() - start - self.gap_s) / 8
-                return size, ancillary
-        size, ancillary, _, _ = self.sock.recvmsg_into(self.places, protocol.ANCILLARY)
-        self.gap_s += (min(time.perf_counter() - start, 1.0) - self.gap_s) / 8
-        return size, ancillary
-
     def receive(self) -> Reader | None:
         """The next message; None when the daemon is gone."""
-        size, ancillary = self._wait()
+        # It sleeps until something comes: looking for it in a loop takes the CPU that the sender needs.
+        size, ancillary, _, _ = self.sock.recvmsg_into(self.places, protocol.ANCILLARY)
         if not size:
             return None
         reader = Reader(self.peer, memoryview(self.incoming)[:size])
