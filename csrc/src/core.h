@@ -311,6 +311,7 @@ void mb_peer_lent(const mb_peer *peer, uint64_t *buffers, uint64_t *bytes);
 #define MB_MESSAGE_LARGE 1      /* header flag: the body lies in the sender's arena */
 #define MB_MESSAGE_MAX_PORTS 64 /* of one call or result */
 #define MB_SESSION_ID 40
+#define MB_RESULT_ERROR 1 /* result flag: the call failed; only then there is a text */
 
 typedef struct mb_call_head {
   uint64_t stream, session;

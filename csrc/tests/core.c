@@ -669,6 +669,8 @@ static void test_messages_hostile(void) {
   CHECK(read_results(link.receiver, copy, size, 0xffffffff, got) == 2);
   CHECK(read_results(link.receiver, copy, size, 1, got) == 2);
   uint64_t beyond = size + 8, far = UINT64_MAX - 7;
+  memset(copy + MB_MESSAGE_HEADER, 0, 4); /* its text is there, its error flag not */
+  CHECK(read_results(link.receiver, copy, size, 0, got) == 0);
   mb_call_head call;
   CHECK(mb_read_call(copy, size, &beyond, &call, &error) == -MB_INVALID && beyond == size + 8);
   CHECK(mb_read_call(copy, size, &far, &call, &error) == -MB_INVALID);
