@@ -17,17 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from modelbox import meta
-from modelbox._core import ffi, lib
-from modelbox._core.memory import Pool, new_list
+from modelbox._core import ffi, lib, objects
+from modelbox._core.memory import Pool, address, own_list
 from modelbox.device import CPU, Device
 from modelbox.dtypes import UINT8, ModelBoxDataType, from_numpy, to_numpy
 
 if TYPE_CHECKING or sys.version_info >= (3, 12):
     Exporter = object  # __buffer__ is part of the language there
 else:
-    from modelbox._core._exporter import Exporter
+    Exporter = objects.Exporter
 
 CData = Any
+Core = Any  # objects.Core: one reference to an mb_buffer
 Array = npt.NDArray[Any]
 
 RAW, IMAGE, STRING = 0, 1, 2
@@ -70,7 +71,7 @@ class Buffer(Exporter):
     __slots__ = ("_core", "_data", "_error", "_kind", "_meta", "_meta_changed", "_packed")
 
     def __init__(self, device: Device | Buffer | None = None, data: Any = None) -> None:
-        self._core: CData = None  # mb_buffer *, ours
+        self._core: Core = None
         self._data = _Data()
         self._packed: Array | bytes | None = None  # what _core was made from
         self._meta: dict[str, Any] | None = {}  # None: still encoded in _core
@@ -87,22 +88,19 @@ class Buffer(Exporter):
 
     @classmethod
     def from_core(cls, pointer: CData) -> Buffer:
-        """Wraps a core buffer; takes over one reference."""
+        """Wraps an mb_buffer *; takes over one reference."""
+        return cls._over(objects.adopt(address(pointer)))
+
+    @classmethod
+    def _over(cls, core: Core) -> Buffer:
         self = cls.__new__(cls)
-        self._core = ffi.gc(pointer, lib.mb_buffer_unref)
+        self._core = core
         self._data = _Data()
         self._packed = None
         self._meta = None
         self._meta_changed = False
-        self._kind = lib.mb_buffer_kind(pointer)
-        self._error = None
-        if lib.mb_buffer_error(pointer, ffi.NULL, ffi.NULL):
-            code, message = ffi.new("char **"), ffi.new("char **")
-            lib.mb_buffer_error(pointer, code, message)
-            self._error = (
-                ffi.string(code[0]).decode(errors="replace"),
-                ffi.string(message[0]).decode(errors="replace"),
-            )
+        self._kind = core.kind
+        self._error = core.error
         return self
 
     def _copy_from(self, other: Buffer) -> None:
@@ -148,7 +146,7 @@ class Buffer(Exporter):
         own = self._data.own
         if own is not None:
             return len(own) if isinstance(own, bytes) else int(own.nbytes)
-        return 0 if self._core is None or self._error else int(lib.mb_buffer_size(self._core))
+        return 0 if self._core is None or self._error else int(self._core.size)
 
     def view(self) -> memoryview:
         """The bytes, read-only, without a copy; stays valid as long as somebody holds it."""
@@ -157,13 +155,7 @@ class Buffer(Exporter):
             return memoryview(b"")
         if self._data.own is not None:
             return memoryview(cast(Any, self._data.own)).toreadonly().cast("B")
-        return memoryview(self._hold(lib.mb_buffer_data(self._core), size)).toreadonly()
-
-    def _hold(self, data: CData, size: int) -> Any:
-        """A buffer object over core memory that keeps the memory alive."""
-        core = self._core
-        lib.mb_buffer_ref(core)
-        return ffi.buffer(ffi.gc(ffi.cast("char *", data), lambda _: lib.mb_buffer_unref(core)), size)
+        return memoryview(self._core)
 
     def _shaped(self, array: Array) -> Array:
         """A flat byte array with the shape and type that the meta tells, where they fit its size."""
@@ -192,11 +184,11 @@ class Buffer(Exporter):
             return self._shaped(own.reshape(-1).view(np.uint8))
         size = self.get_bytes()
         if own is None and size:
-            ours = lib.mb_buffer_writable(self._core)
-            place = ours if ours != ffi.NULL else lib.mb_buffer_scribble(self._core)
-            if place != ffi.NULL:
-                self._data.scribbled = self._data.scribbled or ours == ffi.NULL
-                return self._shaped(np.frombuffer(self._hold(place, size), np.uint8))
+            ours = self._core.writable()
+            place = ours or self._core.scribble()
+            if place is not None:
+                self._data.scribbled = self._data.scribbled or ours is None
+                return self._shaped(np.frombuffer(place, np.uint8))
         array = self.numpy().copy()
         self._data.own = array
         return array
@@ -214,10 +206,10 @@ class Buffer(Exporter):
 
     def as_bytes(self) -> bytes:
         """A copy of the data."""
-        if self._data.own is None:
-            size = self.get_bytes()
-            return ffi.buffer(lib.mb_buffer_data(self._core), size)[:] if size else b""
-        return bytes(self.view())
+        own = self._data.own
+        if own is None:
+            return b"" if self._core is None or self._error else bytes(self._core)
+        return own if isinstance(own, bytes) else bytes(self.view())
 
     def __str__(self) -> str:
         return self.as_bytes().decode()
@@ -246,9 +238,8 @@ class Buffer(Exporter):
     def meta_dict(self) -> dict[str, Any]:
         """All meta values; do not change the dict."""
         if self._meta is None:
-            size = ffi.new("uint64_t *")
-            block = lib.mb_buffer_meta(self._core, size)
-            self._meta = meta.decode(ffi.buffer(block, size[0]), _allow_pickle) if size[0] else {}
+            block = self._core.meta
+            self._meta = meta.decode(block, _allow_pickle) if block else {}
         return self._meta
 
     def get(self, key: str) -> Any:
@@ -290,7 +281,11 @@ class Buffer(Exporter):
     # ---- towards the core -----------------------------------------------------------------------------------
 
     def to_core(self, pool: Pool) -> CData:
-        """This buffer as mb_buffer *, borrowed; data not yet in shared memory is copied into `pool`.
+        """core() as mb_buffer *, a reference that the garbage collector drops."""
+        return ffi.gc(ffi.cast("mb_buffer *", self.core(pool).new_reference()), lib.mb_buffer_unref)
+
+    def core(self, pool: Pool) -> Core:
+        """This buffer in the core; data not yet in shared memory is copied into `pool`.
 
         Raises OutOfMemoryError at a memory limit, ValueError for meta that cannot be sent.
         """
@@ -298,19 +293,15 @@ class Buffer(Exporter):
         own, packed = data.own, self._core is not None and data.own is self._packed and not data.scribbled
         if packed and not self._meta_changed:
             return self._core
-        block = meta.encode(self.meta_dict())
+        values = self.meta_dict()
+        block = meta.encode(values) if values else b""
         if self._error is not None:
-            core = ffi.gc(lib.mb_buffer_share(_empty()), lib.mb_buffer_unref)
             code, message = (text.encode(errors="replace").replace(b"\0", b" ") for text in self._error)
-            lib.mb_buffer_set_error(core, code, message)
+            core = objects.make_error(code, message, self._kind, block)
         elif packed:
-            core = ffi.gc(lib.mb_buffer_share(self._core), lib.mb_buffer_unref)
+            core = self._core.share(self._kind, block)
         else:
-            size = self.get_bytes()
-            core = pool.copy_of(self.view() if own is None else own) if size else pool.new(0)
-        lib.mb_buffer_set_kind(core, self._kind)
-        if lib.mb_buffer_set_meta(core, block, len(block)) < 0:
-            raise ValueError(f"the meta of a buffer is too large: {len(block)} bytes, at most {meta.MAX_SIZE}")
+            core = objects.make_core(pool.address, self.view() if own is None else own, self._kind, block)
         if not data.scribbled:
             self._core, self._packed, self._meta_changed = core, own, False
         return core
@@ -327,20 +318,12 @@ for _name in ("UINT8", "INT8", "BOOL", "INT16", "UINT16", "INT32", "UINT32", "IN
     setattr(Buffer, _name, ModelBoxDataType[_name])
 
 _allow_pickle = False
-_blank: CData = None
 
 
 def allow_pickle() -> None:
     """Lets this process rebuild pickled meta values; for worker processes, never for the daemon."""
     global _allow_pickle
     _allow_pickle = True
-
-
-def _empty() -> CData:
-    global _blank
-    if _blank is None:
-        _blank = default_pool().new(0)
-    return _blank
 
 
 class BufferList:
@@ -360,23 +343,27 @@ class BufferList:
     @classmethod
     def from_core(cls, items: CData) -> BufferList:
         """The buffers of an mb_list, which stays as it is."""
+        return cls.over(objects.of_list(address(items)))
+
+    @classmethod
+    def over(cls, cores: list[Core]) -> BufferList:
+        """The buffers of a list of Core."""
         made = cls()
-        made._items = [Buffer.from_core(lib.mb_buffer_ref(items.items[position])) for position in range(items.count)]
+        made._items = [Buffer._over(core) for core in cores]
         return made
 
     def to_core(self, pool: Pool) -> CData:
         """A new mb_list over all buffers."""
-        items = new_list(len(self._items))
-        for buffer in self._items:
-            lib.mb_list_push(items, lib.mb_buffer_ref(buffer.to_core(pool)))
-        return items
+        return own_list(objects.to_list(self.cores(pool)))
+
+    def cores(self, pool: Pool) -> list[Core]:
+        """Buffer.core() of all buffers."""
+        return [buffer.core(pool) for buffer in self._items]
 
     def build(self, sizes: Sequence[int]) -> None:
         """Allocates one buffer per size (bytes); write into them through np.array(buffer, copy=False)."""
-        self._items = []
-        for size in sizes:
-            pointer = default_pool().new(size)
-            self._items.append(Buffer.from_core(lib.mb_buffer_ref(pointer)))
+        pool = default_pool().address
+        self._items = [Buffer._over(objects.make_empty(pool, size)) for size in sizes]
 
     def push_back(self, item: Any) -> None:
         """Appends a buffer (shares its data, copies its meta), an array, or text."""

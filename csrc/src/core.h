@@ -8,6 +8,7 @@
  *   buffer.c   reference-counted data + meta + error    list.c     arrays of buffers: slice, join, split
  *   plugin.c   dlopen, ABI check, host table            segment.c  run of a fused chain of native units
  *   peer.c     buffers lent to and taken from another process: encode, decode, release
+ *   message.c  calls and results around them
  *
  * Errors: functions that can fail take `mb_error *error`, fill it with one sentence, and return a
  * negative mb_status (or NULL).
@@ -301,6 +302,58 @@ uint32_t mb_peer_take_gone(mb_peer *peer, uint32_t *arenas, uint32_t capacity);
 int32_t mb_peer_unmap(mb_peer *peer, uint32_t arena);
 /* Buffers and bytes lent out now. */
 void mb_peer_lent(const mb_peer *peer, uint64_t *buffers, uint64_t *bytes);
+
+/* ---- messages: calls and results, as modelboxd/workers/protocol.py draws them -----------------------------
+ * Writing: begin, then per call or result its head and ports, then finish. Whatever goes wrong, undo takes back
+ * what the message has lent, and the ids it would have returned. One user at a time.
+ * Reading: everything is checked; `bytes` must be memory that the sender cannot change any more. */
+
+#define MB_MESSAGE_HEADER 24
+#define MB_MESSAGE_LARGE 1      /* header flag: the body lies in the sender's arena */
+#define MB_MESSAGE_MAX_PORTS 64 /* of one call or result */
+#define MB_SESSION_ID 40
+#define MB_RESULT_ERROR 1 /* result flag: the call failed; only then there is a text */
+
+typedef struct mb_call_head {
+  uint64_t stream, session;
+  uint32_t flags, ports;
+  char session_id[MB_SESSION_ID];
+} mb_call_head;
+
+typedef struct mb_result_head {
+  uint32_t flags, ports, status, text_size;
+} mb_result_head;
+
+typedef struct mb_writer mb_writer;
+
+mb_writer *mb_writer_new(mb_peer *peer);
+void mb_writer_free(mb_writer *writer);
+void mb_writer_begin(mb_writer *writer);
+int32_t mb_writer_call(mb_writer *writer, const mb_call_head *head, mb_error *error);
+/* `text` of head->text_size bytes follows the head. */
+int32_t mb_writer_result(mb_writer *writer, const mb_result_head *head, const char *text, mb_error *error);
+/* One port: its stream meta and buffers. */
+int32_t mb_writer_port(mb_writer *writer, const mb_list *list, const uint8_t *meta, uint32_t meta_size,
+                       mb_error *error);
+/* Appends the ids that go back to the other side and fills in the header. A message above `limit` bytes becomes
+ * LARGE, its body a buffer of `pool`. `*message` is valid until the next call with this writer. Returns how many ids
+ * go back, or a negative status, -MB_NOBUFS for a body above `body_limit`. */
+int32_t mb_writer_finish(mb_writer *writer, uint8_t kind, uint32_t sequence, uint32_t count, mb_pool *pool,
+                         uint64_t limit, uint64_t body_limit, const uint8_t **message, uint64_t *size, mb_error *error);
+void mb_writer_undo(mb_writer *writer);
+/* 1 when arenas are to be announced or unmapped (take_fds, take_gone) before the next message. */
+int32_t mb_peer_has_news(mb_peer *peer);
+
+/* The next call, result or port at bytes[*used, size); `*text` and `*meta` point into `bytes`. -MB_INVALID for
+ * anything that does not fit; *used then stays. */
+int32_t mb_read_call(const uint8_t *bytes, uint64_t size, uint64_t *used, mb_call_head *head, mb_error *error);
+int32_t mb_read_result(const uint8_t *bytes, uint64_t size, uint64_t *used, mb_result_head *head, const char **text,
+                       mb_error *error);
+int32_t mb_read_port(mb_peer *peer, const uint8_t *bytes, uint64_t size, uint64_t *used, mb_list *list,
+                     const uint8_t **meta, uint32_t *meta_size, mb_error *error);
+/* `count` ids that come back: released here. */
+int32_t mb_read_released(mb_peer *peer, const uint8_t *bytes, uint64_t size, uint64_t *used, uint32_t count,
+                         mb_error *error);
 
 /* ---- process-wide ---------------------------------------------------------------------------------------- */
 

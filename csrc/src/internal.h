@@ -156,6 +156,15 @@ static inline void mb__born(mb_buffer *buffer, uint32_t depth) {
 /* What stands at a position over all ports: MB_SEEN, MB_HOLE or MB_ERROR, and on which port. */
 int32_t mb__position(mb_buffer *const *const *inputs, uint32_t ports, uint32_t at, uint32_t visible, uint32_t *port);
 
+/* ---- peers ------------------------------------------------------------------------------------------------ */
+
+#define MB_ENCODED_SIZE 40u /* an encoded buffer without meta, error and inline data */
+
+/* Puts ids back that take_done() gave and that were not sent. */
+void mb__peer_keep_done(mb_peer *peer, const uint8_t *ids, uint32_t count);
+/* Takes back what `count` encoded buffers at `bytes`, which we wrote, have lent. */
+void mb__peer_undo(mb_peer *peer, const uint8_t *bytes, uint64_t size, uint32_t count);
+
 /* ---- nodes -------------------------------------------------------------------------------------------------- */
 
 struct mb_node {

@@ -21,6 +21,8 @@ typedef struct mb_encoded {
   uint64_t id;
 } mb_encoded;
 
+_Static_assert(sizeof(mb_encoded) == MB_ENCODED_SIZE, "an encoded buffer has no padding");
+
 /* Ids to give back to the other side; outlives the peer while buffers of it live. */
 struct mb_done {
   atomic_uint refs;
@@ -506,6 +508,36 @@ uint32_t mb_peer_take_done(mb_peer *peer, uint64_t *ids, uint32_t capacity) {
   if (done->count > 0) memmove(done->ids, done->ids + count, done->count * sizeof *ids);
   pthread_mutex_unlock(&done->lock);
   return count;
+}
+
+int32_t mb_peer_has_news(mb_peer *peer) {
+  int32_t news = 0;
+  pthread_mutex_lock(&peer->lock);
+  for (uint32_t at = 0; at < peer->sent_count && !news; at++) {
+    mb_sent *sent = &peer->sent[at];
+    news = !sent->announced || atomic_load(&sent->arena->gone) || atomic_load(&sent->arena->refs) == 1;
+  }
+  pthread_mutex_unlock(&peer->lock);
+  return news;
+}
+
+void mb__peer_keep_done(mb_peer *peer, const uint8_t *ids, uint32_t count) {
+  mb_done *done = peer->done;
+  pthread_mutex_lock(&done->lock);
+  for (uint32_t at = 0; at < count; at++) {
+    if (!grow((void **)&done->ids, done->count, &done->capacity, sizeof *done->ids)) break;
+    memcpy(&done->ids[done->count++], ids + at * sizeof *done->ids, sizeof *done->ids);
+  }
+  pthread_mutex_unlock(&done->lock);
+}
+
+void mb__peer_undo(mb_peer *peer, const uint8_t *bytes, uint64_t size, uint32_t count) {
+  uint64_t at = 0;
+  for (uint32_t done = 0; done < count; done++) {
+    mb_parts parts;
+    if (split(bytes, size, &at, &parts, NULL) != 0) return;
+    if (parts.head.where == MB_WHERE_LENT) mb_peer_release(peer, &parts.head.id, 1, NULL);
+  }
 }
 
 void mb_peer_lent(const mb_peer *peer, uint64_t *buffers, uint64_t *bytes) {

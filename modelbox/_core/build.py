@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sysconfig
 import tempfile
 from pathlib import Path
 
 from cffi import FFI
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 CSRC = ROOT / "csrc"
 MODULE = "modelbox._core._native"
 CFLAGS = ["-std=gnu11", "-O2", "-g", "-fvisibility=hidden", "-Wall", "-Wextra"]
@@ -42,35 +42,23 @@ def make_ffi(base: Path | None = None) -> FFI:
     ffi.set_source(
         MODULE,
         '#include "core.h"\n',
-        sources=sorted(name(path) for path in (CSRC / "src").glob("*.c")),
+        sources=[*sorted(name(path) for path in (CSRC / "src").glob("*.c")), name(HERE / "objects.c")],
         include_dirs=[name(CSRC / "include"), name(CSRC / "src")],
         extra_compile_args=CFLAGS,
         extra_link_args=["-pthread"],
+        py_limited_api=False,  # objects.c uses more of it
         depends=sorted(name(path) for path in CSRC.glob("*/**/*.h")),
     )
     return ffi
 
 
-def build_exporter(directory: Path) -> None:
-    """The small extension type of exporter.c, beside this file."""
-    suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    target = directory / f"_exporter{suffix}"
-    include = sysconfig.get_paths()["include"]
-    command = [os.environ.get("CC", "cc"), "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", f"-I{include}"]
-    command += [str(directory / "exporter.c"), "-o", str(target) + ".new"]
-    subprocess.run(command, check=True)
-    os.replace(str(target) + ".new", target)
-
-
 def build_in_place() -> None:
     """Compiles beside the sources, for checkouts and editable installs."""
-    here = Path(__file__).resolve().parent
     ffi = make_ffi()
     with tempfile.TemporaryDirectory() as scratch:
         built = Path(ffi.compile(tmpdir=scratch))
-        shutil.move(built, here / (built.name + ".new"))
-        os.replace(here / (built.name + ".new"), here / built.name)
-    build_exporter(here)
+        shutil.move(built, HERE / (built.name + ".new"))
+        os.replace(HERE / (built.name + ".new"), HERE / built.name)
 
 
 ffibuilder = make_ffi(ROOT) if __name__ != "__main__" else None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from modelbox._core import ffi, lib
+from modelbox._core import ffi, lib, objects
 from modelbox.errors import (
     ConfigError,
     DriverError,
@@ -43,9 +43,29 @@ def check(status: int, error: CData) -> None:
 
 def raise_error(error: CData, status: int = 0) -> None:
     """Raises what `error` says."""
-    code = error.status or abs(status)
-    text = ffi.string(error.message).decode(errors="replace") or f"status {code}"
-    raise _EXCEPTIONS.get(code, InternalError)(text)
+    raise_status(error.status or abs(status), ffi.string(error.message).decode(errors="replace"))
+
+
+def raise_status(code: int, text: str) -> None:
+    """Raises the exception that fits a status."""
+    raise _EXCEPTIONS.get(code, InternalError)(text or f"status {code}")
+
+
+objects.set_raiser(raise_status)
+
+
+def address(pointer: CData) -> int:
+    """Where a pointer points, for the functions of objects.c."""
+    return int(ffi.cast(_UINTPTR, pointer))
+
+
+def own_list(place: int) -> CData:
+    """The mb_list * at an address that is ours, freed by the garbage collector."""
+    return ffi.gc(ffi.cast(_LIST, place), lib.mb_list_free)
+
+
+_UINTPTR = ffi.typeof("uintptr_t")
+_LIST = ffi.typeof("mb_list *")
 
 
 def new_list(capacity: int = 0) -> CData:
@@ -103,6 +123,7 @@ class Pool:
         if handle == ffi.NULL:
             raise_error(error)
         self.handle = ffi.gc(handle, lib.mb_pool_free)
+        self.address = address(handle)  # for objects.c
 
     def stats(self) -> PoolStats:
         """A snapshot of the counters."""

@@ -16,16 +16,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from modelbox._core import ffi, lib
-from modelbox._core.memory import Pool, new_error, raise_error
-from modelbox.errors import ModelBoxError, TimedOutError, UnitError, WorkerLostError
-from modelbox.status import TEXTS, StatusCode
+from modelbox._core.memory import Pool, address
+from modelbox.errors import ModelBoxError, TimedOutError, WorkerLostError
 from modelboxd.workers import protocol
 from modelboxd.workers.output import Output
 from modelboxd.workers.protocol import (
     HEADER,
     Arenas,
-    Done,
+    Peer,
     ProtocolError,
     Reader,
     WorkerCall,
@@ -40,7 +38,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 2  # messages at a worker: one that it runs, one that waits, so that it never idles
+TRUNCATED = int(socket.MSG_TRUNC)
 READS = 16  # messages taken from one worker before others get their turn
+DRAINED = 1024  # messages read after its end, at most: a child of it may hold the socket and go on
 EXIT_WAIT_S = 1.0  # how long the master may take to say how a worker ended
 IDLE_RELEASE_S = 0.25  # when nothing more is sent, a worker's memory is given back after this time
 
@@ -73,7 +73,6 @@ class Worker:
         self.on_room: Callable[[], None] = lambda: None
         self.kill: Callable[[int], None] = lambda _: None
         self._io = io
-        self._pool = pool
         self._timeout_s = timeout_ms / 1000
         self._timer: Any = None
         self._release_timer: Any = None
@@ -82,14 +81,9 @@ class Worker:
         self._sequence = 0
         self._outbox: deque[tuple[bytes, int | None]] = deque()
         self._verdict = ""  # why we killed it ourselves
-        error = new_error()
-        peer = lib.mb_peer_new(pool.handle, protocol.INLINE_LIMIT, 0, error)
-        if peer == ffi.NULL:
-            raise_error(error)
-        self._peer = ffi.gc(peer, lib.mb_peer_free)
+        self._peer = Peer(pool, private_maps=False)
         self._writer = Writer(self._peer)
         self._arenas = Arenas(self._peer)
-        self._done = Done(self._peer)
         self._incoming = bytearray(protocol.MESSAGE_LIMIT + HEADER.size)
         self._places = [self._incoming]
         self._view = memoryview(self._incoming)
@@ -141,35 +135,19 @@ class Worker:
         if failure is not None:
             done([WorkerResult([], failure) for _ in calls])
 
-    def _encode(self, sequence: int, calls: list[WorkerCall]) -> Any:
+    def _encode(self, sequence: int, calls: list[WorkerCall]) -> bytes:
         """The message of these calls. Raises ModelBoxError; nothing is lent then."""
         writer = self._writer
-        writer.reset()
-        ids = b""
+        writer.begin()
         try:
-            self._put_calls(writer, calls)
-            ids = self._done.take()
-            writer.put(ids)
-            return writer.finish(protocol.CALLS, sequence, len(calls), len(ids) // 8, self._pool)
+            for call in calls:
+                flags = (protocol.BEGIN if call.begin else 0) | (protocol.END if call.end else 0)
+                places = [address(items) for items in call.inputs]
+                writer.call(call.stream, call.session, flags, call.session_id, places, call.input_meta or None)
+            return writer.finish(protocol.CALLS, sequence, len(calls))
         except ModelBoxError:
-            self._done.keep(ids)
             writer.undo()
             raise
-
-    def _put_calls(self, writer: Writer, calls: list[WorkerCall]) -> None:
-        for call in calls:
-            flags = (protocol.BEGIN if call.begin else 0) | (protocol.END if call.end else 0)
-            protocol.CALL.pack_into(
-                writer.view,
-                writer.room(protocol.CALL.size),
-                call.stream,
-                call.session,
-                flags,
-                len(call.inputs),
-                call.session_id.encode(),
-            )
-            for number, items in enumerate(call.inputs):
-                writer.port(items, call.input_meta[number] if call.input_meta else b"")
 
     def end_sessions(self, numbers: list[int]) -> None:
         """Tells the worker that sessions have ended. [any thread]"""
@@ -186,19 +164,19 @@ class Worker:
 
     # ---- sending (lock held) -------------------------------------------------------------------------------
 
-    def _send(self, message: Any) -> None:
+    def _send(self, message: bytes) -> None:
         for news, fd in self._arenas.news():
             self._send_one(news, fd)
         self._send_one(message, None)
 
-    def _send_one(self, message: Any, fd: int | None) -> None:
+    def _send_one(self, message: bytes, fd: int | None) -> None:
         if not self._outbox and self._try_send(message, fd):
             return
         # The arena's descriptor may be closed before the socket takes the message: keep one of our own.
-        self._outbox.append((bytes(message), None if fd is None else os.dup(fd)))
+        self._outbox.append((message, None if fd is None else os.dup(fd)))
         self._io.call(self._watch_writable)
 
-    def _try_send(self, message: Any, fd: int | None) -> bool:
+    def _try_send(self, message: bytes, fd: int | None) -> bool:
         try:
             if fd is None:
                 self._sock.send(message)
@@ -229,26 +207,33 @@ class Worker:
 
     def _readable(self) -> None:
         for _ in range(READS):
-            try:
-                size, ancillary, flags, _ = self._sock.recvmsg_into(self._places, protocol.ANCILLARY)
-            except BlockingIOError:
+            # Without calls under way nothing more is asked for; what comes all the same wakes us again.
+            if not self._read_one() or not self._trips:
                 return
-            except OSError:
-                size, ancillary, flags = 0, [], 0
-            fds = _descriptors(ancillary) if ancillary else []
-            try:
-                if not size:
-                    self._closed()
-                    return
-                if flags & socket.MSG_TRUNC:
-                    raise ProtocolError("a message that is too long")
-                self._dispatch(Reader(self._peer, self._view[:size]), fds)
-            except ModelBoxError as error:
-                self.condemn(f"sent nonsense: {error}")
-                return
-            finally:
-                for fd in fds:
-                    os.close(fd)
+
+    def _read_one(self) -> bool:
+        """Receives one message; False when there is none now, or never again."""
+        try:
+            size, ancillary, flags, _ = self._sock.recvmsg_into(self._places, protocol.ANCILLARY)
+        except BlockingIOError:
+            return False
+        except OSError:
+            size, ancillary, flags = 0, [], 0
+        fds = _descriptors(ancillary) if ancillary else []
+        try:
+            if not size:
+                self._closed()
+                return False
+            if flags & TRUNCATED:
+                raise ProtocolError("a message that is too long")
+            self._dispatch(Reader(self._peer, self._view[:size]), fds)
+            return True
+        except ModelBoxError as error:
+            self.condemn(f"sent nonsense: {error}")
+            return False
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     def _dispatch(self, reader: Reader, fds: list[int]) -> None:
         kind = reader.kind
@@ -261,8 +246,7 @@ class Worker:
         elif kind == protocol.ARENA:
             self._arena(reader, fds)
         elif kind == protocol.GONE:
-            for number in reader.words("I"):
-                lib.mb_peer_unmap(self._peer, number)
+            self._peer.unmap(reader.words("I"))
         elif kind == protocol.READY and not self.ready:
             self.ready = True
             self.on_ready(self)
@@ -276,9 +260,7 @@ class Worker:
         if len(fds) != 1:
             raise ProtocolError("an arena without its descriptor")
         number, _ = reader.unpack(protocol.ARENA_BODY)
-        error = new_error()
-        if lib.mb_peer_map(self._peer, number, fds[0], protocol.ARENA_LIMIT, error) < 0:
-            raise ProtocolError(ffi.string(error.message).decode(errors="replace"))
+        self._peer.map(number, fds[0])
 
     def _log(self, reader: Reader) -> None:
         level, line = reader.unpack(protocol.LOG_BODY)
@@ -289,8 +271,7 @@ class Worker:
         trip = self._trips.get(reader.sequence)
         if trip is None or reader.count != len(trip.calls):
             raise ProtocolError("results that nobody asked for")
-        results = [self._result(reader) for _ in range(reader.count)]
-        reader.release()
+        results = reader.results()
         with self._lock:
             self._trips.pop(reader.sequence, None)
         self._arm_timer()
@@ -300,29 +281,15 @@ class Worker:
             self._release_timer = self._io.loop.call_later(IDLE_RELEASE_S, self._release_idle)
         self.on_room()
 
-    def _result(self, reader: Reader) -> WorkerResult:
-        flags, ports, status, text_size = reader.unpack(protocol.RESULT)
-        error: ModelBoxError | None = None
-        if flags & protocol.ERROR:
-            text = reader.raw(text_size).decode(errors="replace")
-            error = UnitError(text or TEXTS.get(StatusCode(status % 31), "failed"))
-        elif text_size:
-            raise ProtocolError("a text without an error")
-        lists, metas = reader.ports(ports)
-        reason = "DataPreError" if flags & protocol.DATA_PRE else "ProcessError"
-        return WorkerResult(lists, error, metas, bool(flags & protocol.KEEPS_SESSION), reason)
-
     def _release_idle(self) -> None:
         """Gives memory back that no message has taken along."""
         self._release_timer = None
         with self._lock:
             if not self.alive or self._trips:
                 return
-            ids = self._done.take()
-            if ids:
-                self._writer.reset()
-                self._writer.put(ids)
-                self._send(self._writer.finish(protocol.RELEASE, 0, 0, len(ids) // 8, self._pool))
+            message = self._writer.release()
+            if message is not None:
+                self._send(message)
 
     # ---- time limit (I/O thread) -------------------------------------------------------------------------------
 
@@ -354,8 +321,9 @@ class Worker:
         if not self.alive:
             return
         # What it sent before its end still counts.
-        while self.alive and self._drain_one():
-            pass
+        for _ in range(DRAINED):
+            if not self.alive or not self._read_one():
+                break
         if number:
             how = (
                 f"was killed by {signal.Signals(number).name}" if number in set(signal.Signals) else f"signal {number}"
@@ -363,11 +331,6 @@ class Worker:
         else:
             how = f"ended with exit code {code}"
         self._lost(f"python worker {self.name} (pid {self.pid}) {how}")
-
-    def _drain_one(self) -> bool:
-        before = len(self._trips)
-        self._readable()
-        return self.alive and len(self._trips) < before
 
     def _closed(self) -> None:
         """End of file: the master will say more in a moment."""

@@ -13,7 +13,6 @@ import json
 import os
 import socket
 import sys
-import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,7 @@ from typing import Any
 from modelbox import buffer as buffer_module
 from modelbox import log as unit_log
 from modelbox import meta
-from modelbox._core import ffi, lib
-from modelbox._core.memory import Pool, new_error, raise_error
+from modelbox._core.memory import Pool
 from modelbox.buffer import BufferList
 from modelbox.configuration import Configuration
 from modelbox.context import DataContext, DataMeta, SessionContext, StreamState
@@ -30,10 +28,9 @@ from modelbox.errors import ModelBoxError
 from modelbox.flowunit import FlowUnit
 from modelbox.status import Status, StatusCode
 from modelboxd.workers import protocol
-from modelboxd.workers.protocol import HEADER, Arenas, Done, ProtocolError, Reader, Writer, header_only
+from modelboxd.workers.protocol import HEADER, Arenas, Peer, ProtocolError, Reader, Writer, header_only
 
-SPIN_S = 400e-6  # a gap between messages below which looking beats sleeping
-
+BEGIN, END = protocol.BEGIN, protocol.END
 CONTINUE = StatusCode.STATUS_CONTINUE
 SUCCESS = StatusCode.STATUS_SUCCESS
 
@@ -67,18 +64,13 @@ class Worker:
         self.pool = Pool(arena_size=16 << 20, keep_bytes=64 << 20)
         buffer_module.set_default_pool(self.pool)
         buffer_module.allow_pickle()
-        error = new_error()
-        peer = lib.mb_peer_new(self.pool.handle, protocol.INLINE_LIMIT, 1, error)
-        if peer == ffi.NULL:
-            raise_error(error)
-        self.peer = ffi.gc(peer, lib.mb_peer_free)
+        self.peer = Peer(self.pool, private_maps=True)
         self.writer = Writer(self.peer)
         self.arenas = Arenas(self.peer)
-        self.done = Done(self.peer)
         self.incoming = bytearray(protocol.MESSAGE_LIMIT + HEADER.size)
         self.places = [self.incoming]
-        self.gap_s = 1.0  # how long the next message has taken to come lately
-        self.unit: FlowUnit | None = None
+        self.unit = FlowUnit()  # until open()
+        self.has_pre = self.has_post = False
         self.inputs: list[str] = []
         self.outputs: list[str] = []
         self.node = ""
@@ -88,27 +80,10 @@ class Worker:
 
     # ---- socket ----------------------------------------------------------------------------------------
 
-    def _wait(self) -> tuple[int, list[tuple[int, int, bytes]]]:
-        """Receives one message. While messages follow each other quickly it looks for the next one for a moment
-        before it sleeps: waking up takes longer than such a gap. An idle worker does not spin."""
-        start = time.perf_counter()
-        if self.gap_s < SPIN_S:
-            end = start + 2 * SPIN_S
-            while time.perf_counter() < end:
-                try:
-                    size, ancillary, _, _ = self.sock.recvmsg_into(self.places, protocol.ANCILLARY, socket.MSG_DONTWAIT)
-                except BlockingIOError:
-                    os.sched_yield()
-                    continue
-                self.gap_s += (time.perf_counter() - start - self.gap_s) / 8
-                return size, ancillary
-        size, ancillary, _, _ = self.sock.recvmsg_into(self.places, protocol.ANCILLARY)
-        self.gap_s += (min(time.perf_counter() - start, 1.0) - self.gap_s) / 8
-        return size, ancillary
-
     def receive(self) -> Reader | None:
         """The next message; None when the daemon is gone."""
-        size, ancillary = self._wait()
+        # It sleeps until something comes: looking for it in a loop takes the CPU that the sender needs.
+        size, ancillary, _, _ = self.sock.recvmsg_into(self.places, protocol.ANCILLARY)
         if not size:
             return None
         reader = Reader(self.peer, memoryview(self.incoming)[:size])
@@ -121,14 +96,11 @@ class Worker:
         for _, _, data in ancillary:
             fds.frombytes(data[: len(data) // fds.itemsize * fds.itemsize])
         number, _ = reader.unpack(protocol.ARENA_BODY)
-        error = new_error()
-        status = lib.mb_peer_map(self.peer, number, fds[0], protocol.ARENA_LIMIT, error)
+        self.peer.map(number, fds[0])
         for fd in fds:
             os.close(fd)
-        if status < 0:
-            raise_error(error, -status)
 
-    def send(self, message: Any) -> None:
+    def send(self, message: bytes) -> None:
         for news, fd in self.arenas.news():
             if fd is None:
                 self.sock.send(news)
@@ -153,8 +125,7 @@ class Worker:
             elif reader.kind == protocol.RELEASE:
                 reader.release()
             elif reader.kind == protocol.GONE:
-                for number in reader.words("I"):
-                    lib.mb_peer_unmap(self.peer, number)
+                self.peer.unmap(reader.words("I"))
             elif reader.kind == protocol.SESSIONS:
                 for number in reader.words("Q"):
                     self.sessions.pop(number, None)
@@ -170,8 +141,9 @@ class Worker:
         self.node = order["node"]
         self.inputs, self.outputs = order["inputs"], order["outputs"]
         try:
-            self.unit = load_unit(order["toml"], order["entry"])
+            self.use(load_unit(order["toml"], order["entry"]))
             result = self.unit.open(Configuration(order["config"]))
+            self.use(self.unit)  # open() may have set data_pre() or data_post()
             status = to_status(result, f"open() of {order['entry']}")
             if not status:
                 raise CallFailed(status.code(), f"open() returned {status.str_code()}: {status.errormsg()}")
@@ -184,9 +156,14 @@ class Worker:
         self.sock.send(header_only(protocol.READY))
         return True
 
+    def use(self, unit: FlowUnit) -> None:
+        """Makes this the unit that is called."""
+        self.unit = unit
+        # The base class' do nothing.
+        self.has_pre = getattr(unit.data_pre, "__func__", None) is not FlowUnit.data_pre
+        self.has_post = getattr(unit.data_post, "__func__", None) is not FlowUnit.data_post
+
     def close(self) -> None:
-        if self.unit is None:
-            return
         try:
             self.unit.close()
         except Exception as error:
@@ -197,114 +174,105 @@ class Worker:
     def answer(self, reader: Reader) -> None:
         """Runs the calls of one message and sends their results as one message."""
         writer = self.writer
-        writer.reset()
-        ids = b""
+        writer.begin()
         try:
-            for _ in range(reader.count):
-                stream, session, flags, ports, session_id = reader.unpack(protocol.CALL)
-                lists, metas = reader.ports(ports)
-                self._answer_call(writer, stream, flags, (session, session_id), lists, metas)
-                del lists
-            reader.release()
-            ids = self.done.take()  # what the unit no longer holds goes back with the results
-            writer.put(ids)
-            message = writer.finish(protocol.RESULTS, reader.sequence, reader.count, len(ids) // 8, self.pool)
+            calls = reader.calls()
+            calls.reverse()
+            while calls:
+                self._answer_call(*calls.pop())  # nothing holds on to a call that was answered
+            message = writer.finish(protocol.RESULTS, reader.sequence, reader.count)
         except ProtocolError:
             raise
         except ModelBoxError as error:
-            message = self._refuse(reader, ids, error)
+            message = self._refuse(reader, error)
         self.send(message)
 
-    def _refuse(self, reader: Reader, ids: bytes, error: ModelBoxError) -> memoryview:
+    def _refuse(self, reader: Reader, error: ModelBoxError) -> bytes:
         """The results cannot be sent: the same answer, which says why, to every call of the message."""
-        self.done.keep(ids)
         writer = self.writer
         writer.undo()
         text = str(error).encode("utf-8", "replace")[:1024]
         for _ in range(reader.count):
-            at = writer.room(protocol.RESULT.size)
-            protocol.RESULT.pack_into(writer.view, at, protocol.ERROR, 0, StatusCode.STATUS_FAULT, len(text))
-            writer.put(text)
-        return writer.finish(protocol.RESULTS, reader.sequence, reader.count, 0, self.pool)
+            writer.result(protocol.ERROR, StatusCode.STATUS_FAULT, text, [], None)
+        return writer.finish(protocol.RESULTS, reader.sequence, reader.count)
 
     def _answer_call(
         self,
-        writer: Writer,
         stream: int,
+        session: int,
         flags: int,
-        session: tuple[int, bytes],
-        lists: list[Any],
-        metas: list[bytes],
+        session_id: str,
+        cores: list[list[Any]],
+        metas: list[bytes] | None,
     ) -> None:
-        state = self._stream(stream, flags, metas)
-        inputs = {port: BufferList.from_core(items) for port, items in zip(self.inputs, lists, strict=True)}
+        state = self._stream(stream, metas)
+        inputs = {port: BufferList.over(items) for port, items in zip(self.inputs, cores, strict=True)}
+        has_data = bool(cores) and len(cores[0]) > 0
+        del cores
         outputs = {port: BufferList() for port in self.outputs}
-        context = DataContext(inputs, outputs, state, self.sessions, (session[0], session[1].rstrip(b"\0").decode()))
-        status, text = 0, b""
-        cores: list[Any] = []
+        context = DataContext(inputs, outputs, state, self.sessions, (session, session_id))
+        status, text, result_flags = 0, b"", 0
+        results: list[list[Any]] = []
         try:
-            self._run(context, stream, flags, bool(lists) and lists[0].count > 0)
-            cores = [outputs[port].to_core(self.pool) for port in self.outputs]
+            self._run(context, state, flags if stream else 0, has_data)
+            results = [items.cores(self.pool) for items in outputs.values()]
         except CallFailed as error:
             status, text = error.status, str(error).encode("utf-8", "replace")[:16384]
         except BaseException as error:
             unit_log.debug(traceback.format_exc())
             status, text = StatusCode.STATUS_FAULT, describe(error).encode("utf-8", "replace")[:16384]
-        result_flags = (protocol.ERROR if text else 0) | (protocol.KEEPS_SESSION if context.used_session else 0)
-        if text and state.failed:
-            result_flags |= protocol.DATA_PRE
-        at = writer.room(protocol.RESULT.size)
-        protocol.RESULT.pack_into(writer.view, at, result_flags, len(cores), status, len(text))
         if text:
-            writer.put(text)
-        for port, items in zip(self.outputs, cores, strict=False):
-            for position in range(items.count):
-                lib.mb_buffer_seal(items.items[position])
-            writer.port(items, self._output_meta(state, port, flags))
-        if flags & protocol.END:
+            results = []
+            result_flags = protocol.ERROR | (protocol.DATA_PRE if state.failed else 0)
+        if context.used_session:
+            result_flags |= protocol.KEEPS_SESSION
+        # Stream meta goes out once, with the first results of a stream.
+        sent = [self._output_meta(state, port) for port in outputs] if state.output_meta and flags & BEGIN else None
+        self.writer.result(result_flags, status, text, results, sent)
+        if flags & END:
             self.streams.pop(stream, None)
 
-    def _stream(self, stream: int, flags: int, metas: list[bytes]) -> StreamState:
+    def _stream(self, stream: int, metas: list[bytes] | None) -> StreamState:
         state = self.streams.get(stream) if stream else None
         if state is None:
-            received = {port: to_meta(block) for port, block in zip(self.inputs, metas, strict=True) if block}
-            state = StreamState(received)
+            state = StreamState()
+            if metas is not None:
+                state.input_meta = {
+                    port: to_meta(block) for port, block in zip(self.inputs, metas, strict=True) if block
+                }
             if stream:
                 self.streams[stream] = state
         return state
 
-    def _output_meta(self, state: StreamState, port: str, flags: int) -> bytes:
-        """Stream meta goes out once, with the first results of a stream."""
-        if not flags & protocol.BEGIN or port not in state.output_meta:
-            return b""
-        return meta.encode(state.output_meta[port]._private)
+    def _output_meta(self, state: StreamState, port: str) -> bytes:
+        made = state.output_meta.get(port)
+        return meta.encode(made._private) if made is not None else b""
 
-    def _run(self, context: DataContext, stream: int, flags: int, has_data: bool) -> None:
+    def _run(self, context: DataContext, state: StreamState, flags: int, has_data: bool) -> None:
         unit = self.unit
-        assert unit is not None
-        state = context._stream
-        if stream and flags & protocol.BEGIN:
+        if flags & BEGIN and self.has_pre:
             status = to_status(unit.data_pre(context), "data_pre()")
             if not status:
                 state.failed = True
                 raise CallFailed(status.code(), f"data_pre() returned {status.str_code()}: {status.errormsg()}")
         failure: CallFailed | None = None
         if has_data and not state.failed:
-            failure = self._process(unit, context)
+            result = unit.process(context)
+            if result is not SUCCESS:
+                failure = failure_of(result)
             state.outputs_begun = True
-        if stream and flags & protocol.END:
+        if flags & END and self.has_post:
             unit.data_post(context)
         if failure is not None:
             raise failure
 
-    def _process(self, unit: FlowUnit, context: DataContext) -> CallFailed | None:
-        result = unit.process(context)
-        if result is SUCCESS:
-            return None
-        status = to_status(result, "process()")
-        if status.code() in (SUCCESS, CONTINUE):
-            return None
-        return CallFailed(status.code(), status.errormsg() or f"process() returned {status.str_code()}")
+
+def failure_of(result: Any) -> CallFailed | None:
+    """What process() returned, when that means a failure. Raises CallFailed for what is no status."""
+    status = to_status(result, "process()")
+    if status.code() in (SUCCESS, CONTINUE):
+        return None
+    return CallFailed(status.code(), status.errormsg() or f"process() returned {status.str_code()}")
 
 
 def to_status(result: Any, what: str) -> Status:
