@@ -1,7 +1,8 @@
 """Meta blocks in Python: encode and decode the flat form that is drawn in csrc/src/core.h.
 
 Values that the block has no type for (dict, tuple, None, bytes, mixed lists, arrays) are OBJECT entries: a
-tagged form of plain values, or, for anything else, pickle under a tag of its own. The daemon never unpickles;
+tagged form of plain values, or, for anything else, pickle under a tag of its own. The usual entries are encoded
+and decoded in modelbox/_core/blocks.c, which asks the functions here for the others. The daemon never unpickles;
 there such a value is an Opaque that goes out again as it came in.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from modelbox._core import objects
 from modelbox.dtypes import ModelBoxDataType
 
 INT, DOUBLE, BOOL, STRING, INTS, DOUBLES, BOOLS, STRINGS, DTYPE, OBJECT = range(1, 11)
@@ -41,7 +43,8 @@ def _pad(data: bytes, at_least: int = 0) -> bytes:
 def encode(values: dict[str, Any]) -> bytes:
     """The block of a dict. Raises ValueError for values that cannot be sent and for keys that are empty, contain
     NUL or exceed 255 bytes."""
-    return b"".join([encode_entry(key, value) for key, value in values.items()])
+    block: bytes = objects.encode_block(values)
+    return block
 
 
 def encode_entry(key: str, value: Any) -> bytes:
@@ -93,16 +96,7 @@ def _encode_list(value: list[Any]) -> tuple[int, bytes]:
 
 def decode(block: bytes | memoryview, allow_pickle: bool = False) -> dict[str, Any]:
     """The values of a well-formed block."""
-    values: dict[str, Any] = {}
-    data = bytes(block)
-    at = 0
-    while at < len(data):
-        kind, key_size, _, size = _HEAD.unpack_from(data, at)
-        at += 8
-        key = data[at : at + key_size].decode("utf-8", "surrogateescape")
-        at += (key_size + 7) & ~7
-        values[key] = decode_value(kind, data[at : at + size], allow_pickle)
-        at += (size + (kind == STRING) + 7) & ~7
+    values: dict[str, Any] = objects.decode_block(block, allow_pickle)
     return values
 
 
@@ -259,3 +253,6 @@ def _unpack_array(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     shape, at = _unpack(data, at, depth + 1)
     raw, at = _unpack(data, at, depth + 1)
     return np.frombuffer(raw, dtype=np.dtype(dtype)).reshape(shape).copy(), at
+
+
+objects.set_codec(ModelBoxDataType, {int(member): member for member in ModelBoxDataType}, encode_entry, decode_value)

@@ -42,12 +42,12 @@ def make_ffi(base: Path | None = None) -> FFI:
     ffi.set_source(
         MODULE,
         '#include "core.h"\n',
-        sources=[*sorted(name(path) for path in (CSRC / "src").glob("*.c")), name(HERE / "objects.c")],
+        sources=sorted(name(path) for path in (*(CSRC / "src").glob("*.c"), HERE / "blocks.c", HERE / "objects.c")),
         include_dirs=[name(CSRC / "include"), name(CSRC / "src")],
         extra_compile_args=CFLAGS,
         extra_link_args=["-pthread"],
         py_limited_api=False,  # objects.c uses more of it
-        depends=sorted(name(path) for path in CSRC.glob("*/**/*.h")),
+        depends=sorted(name(path) for path in (*CSRC.glob("*/**/*.h"), HERE / "blocks.h")),
     )
     return ffi
 

@@ -10,6 +10,7 @@
 #include <Python.h>
 #include <stdbool.h>
 
+#include "blocks.h"
 #include "core.h"
 
 #define UNLOCKED_SIZE (128u << 10) /* copies and releases from this size on let other threads run */
@@ -689,5 +690,6 @@ PyMODINIT_FUNC PyInit__objects(void) {
   for (size_t at = 0; module != NULL && at < sizeof types / sizeof *types; at++) {
     if (PyModule_AddType(module, types[at]) < 0) Py_CLEAR(module);
   }
+  if (module != NULL && PyModule_AddFunctions(module, mb_block_functions) < 0) Py_CLEAR(module);
   return module;
 }
