@@ -180,7 +180,8 @@ class Step:
             return False
         full = any(not self.has_room(lane) for lane in range(len(self.counts)))
         if full:
-            self.relief = max(2 * self.relief, *self.capacity)
+            over = max(count - limit for count, limit in zip(self.counts, self.capacity, strict=True))
+            self.relief = max(2 * self.relief, over + max(self.capacity))
         if self.held >= self.held_limit:
             self.held_limit *= 2
             full = True
