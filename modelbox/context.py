@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from modelbox.buffer import BufferList
 from modelbox.configuration import Configuration
 from modelbox.status import Status, StatusCode
+
+EVENT_LIMIT = 8192  # events of one context that wait
 
 
 class _Private:
@@ -104,10 +107,13 @@ class SessionContext(_Private):
 class StreamState(_Private):
     """Private values of a stream, and its metas."""
 
-    __slots__ = ("failed", "input_meta", "output_meta", "outputs_begun")
+    __slots__ = ("events", "failed", "has_events", "input_meta", "output_meta", "outputs_begun", "session")
 
-    def __init__(self, input_meta: dict[str, DataMeta] | None = None) -> None:
+    def __init__(self, input_meta: dict[str, DataMeta] | None = None, *, has_events: bool = False) -> None:
         super().__init__()
+        self.has_events = has_events
+        self.events: deque[FlowUnitEvent] = deque()
+        self.session = 0  # number of the session that it belongs to
         self.input_meta = input_meta or {}
         self.output_meta: dict[str, DataMeta] = {}
         self.outputs_begun = False
@@ -117,7 +123,7 @@ class StreamState(_Private):
 class DataContext:
     """One process() call."""
 
-    __slots__ = ("_event", "_inputs", "_outputs", "_session", "_sessions", "_stream", "used_session")
+    __slots__ = ("_event", "_external", "_inputs", "_outputs", "_session", "_sessions", "_stream", "used_session")
 
     def __init__(
         self,
@@ -126,12 +132,15 @@ class DataContext:
         stream: StreamState,
         sessions: dict[int, SessionContext],
         session: tuple[int, str],
+        external: BufferList | None = None,
     ) -> None:
         self._inputs = inputs
         self._outputs = outputs
         self._stream = stream
         self._sessions = sessions
         self._session = session
+        self._external = external
+        self._event: FlowUnitEvent | None = None
         self.used_session = False
 
     def input(self, port: str) -> BufferList | None:
@@ -144,19 +153,26 @@ class DataContext:
 
     def external(self) -> BufferList:
         """External data of a source unit; empty for others."""
-        return BufferList()
+        return BufferList() if self._external is None else self._external
 
     def event(self) -> FlowUnitEvent | None:
         """The event that caused this call, None for data."""
-        return None
+        return self._event
 
     def has_error(self) -> bool:
         """Whether an input buffer carries an error."""
         return any(buffer.has_error() for items in self._inputs.values() for buffer in items)
 
     def send_event(self, event: FlowUnitEvent) -> Status:
-        """Events are not delivered yet; the status says so."""
-        return Status(StatusCode.STATUS_NOTSUPPORT, "events are not supported yet")
+        """Asks for one more call in this context, without inputs and with event() set, before further inputs of it.
+
+        For stream, expand and source units; for others it does nothing. NOBUFS when too many wait.
+        """
+        if self._stream.has_events:
+            if len(self._stream.events) >= EVENT_LIMIT:
+                return Status(StatusCode.STATUS_NOBUFS, f"{EVENT_LIMIT} events of this stream wait")
+            self._stream.events.append(event)
+        return Status()
 
     def set_private(self, key: str, value: Any) -> None:
         """Keeps a value with the stream (STREAM units) or with this call (NORMAL units)."""

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from modelbox.buffer import Buffer
+from modelbox.buffer import Buffer, BufferList
 from modelbox.configuration import Configuration
-from modelbox.context import DataContext
+from modelbox.context import DataContext, SessionContext
 from modelbox.device import CPU, Device
 from modelbox.status import Status
 
 
 class ExternalData:
-    """Data that a source unit feeds into a new session."""
+    """Data that a source unit feeds into a new session; made by FlowUnit.create_external_data()."""
 
-    def __init__(self) -> None:
-        raise NotImplementedError("source units in Python are not supported yet")
+    def create_buffer_list(self) -> BufferList:
+        """An empty list to fill and send."""
+        raise NotImplementedError
+
+    def send(self, items: BufferList) -> Status:
+        """Calls process() with these buffers as external(). STOP after close(), BUSY when too many wait."""
+        raise NotImplementedError
+
+    def get_session_context(self) -> SessionContext:
+        """The context of the new session."""
+        raise NotImplementedError
+
+    def get_session_config(self) -> Configuration:
+        """The configuration of the new session."""
+        return self.get_session_context().get_session_config()
+
+    def close(self) -> Status:
+        """Nothing more will be sent: the session ends when all has gone through the graph."""
+        raise NotImplementedError
 
 
 class FlowUnit:
@@ -26,6 +44,7 @@ class FlowUnit:
     """
 
     _device: Device = CPU
+    _external_data: Callable[[], ExternalData] | None = None  # set where the unit is a source
 
     def __init__(self) -> None:
         self._device = CPU
@@ -67,5 +86,7 @@ class FlowUnit:
         return Buffer(self._device, data)
 
     def create_external_data(self) -> ExternalData:
-        """A new session of a source unit; raises NotImplementedError for now."""
-        return ExternalData()
+        """A new session. Raises RuntimeError in units that have inputs, and outside of a running graph."""
+        if self._external_data is None:
+            raise RuntimeError("create_external_data() is for units without inputs, in a running graph")
+        return self._external_data()

@@ -261,7 +261,7 @@ int32_t mb_stream_end(mb_stream *stream, mb_list *const *outputs, uint32_t outpu
  * copied out before it is checked. Arenas must be memfds sealed against shrinking.
  *
  * Encoded buffer, little endian, parts padded to 8:
- *   u8 where | u8 kind | u16 0 | u32 meta_size | u32 error_size | u32 arena | u64 offset | u64 size | u64 id
+ *   u8 where | u8 kind | u16 born | u32 meta_size | u32 error_size | u32 arena | u64 offset | u64 size | u64 id
  *   meta | error (code NUL message NUL) | payload when inline
  */
 enum mb_where {

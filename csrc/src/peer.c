@@ -12,7 +12,7 @@
 typedef struct mb_encoded {
   uint8_t where;
   uint8_t kind;
-  uint16_t zero;
+  uint16_t born; /* of errors: see mb_buffer_born */
   uint32_t meta_size;
   uint32_t error_size;
   uint32_t arena;
@@ -270,6 +270,7 @@ static int32_t encode_one(mb_peer *peer, const mb_buffer *buffer, uint8_t *out, 
     encoded.error_size = (uint32_t)(code_size + message_size);
   }
   encoded.kind = buffer->kind;
+  encoded.born = (uint16_t)mb_buffer_born(buffer);
   encoded.meta_size = buffer->meta != NULL ? buffer->meta->size : 0;
   bool is_inline = buffer->data != NULL && buffer->data->done != peer->done && buffer->size <= peer->inline_limit;
   uint64_t space = sizeof encoded + encoded.meta_size + mb__round(encoded.error_size, 8);
@@ -352,7 +353,7 @@ static int32_t split(const uint8_t *bytes, uint64_t size, uint64_t *used, mb_par
   memcpy(&parts->head, bytes + *used, sizeof parts->head);
   uint64_t at = *used + sizeof parts->head;
   const mb_encoded *head = &parts->head;
-  if (head->where > MB_WHERE_HOLE || head->zero != 0 || head->kind > MB_KIND_STRING) {
+  if (head->where > MB_WHERE_HOLE || head->born > 255 || head->kind > MB_KIND_STRING) {
     return mb__fail(error, MB_INVALID, "buffer header with unknown values");
   }
   if (head->meta_size > MB_META_MAX_SIZE || head->meta_size % 8 != 0 || head->meta_size > size - at) {
@@ -428,6 +429,7 @@ static int32_t decode_fault(mb_buffer *buffer, const mb_parts *parts, mb_error *
   bool fits = text[size - 1] == '\0' && end != NULL && end != text + size - 1;
   int32_t status =
       fits ? mb_buffer_set_error(buffer, text, end + 1) : mb__fail(error, MB_INVALID, "damaged error text");
+  if (status == 0) mb_buffer_set_born(buffer, parts->head.born);
   free(text);
   return status;
 }

@@ -23,7 +23,7 @@ from modelboxd.engine.output import OutputStep
 from modelboxd.engine.source import EntryStep, SourceStep
 from modelboxd.engine.step import Step
 from modelboxd.engine.unit import BuiltinUnit, Services, SourceUnit
-from modelboxd.engine.worker import WorkerStep
+from modelboxd.engine.worker import PythonSourceStep, WorkerStep
 from modelboxd.graph.model import Endpoint
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from modelboxd.graph import model
     from modelboxd.loop import IoThread
     from modelboxd.workers.pool import WorkerGroup, WorkerPool
+    from modelboxd.workers.process import External
 
 log = logging.getLogger(__name__)
 
@@ -117,9 +118,11 @@ class Engine:
         if planned.kind == "native":
             return NativeStep(job, index, nodes)
         if planned.kind == "worker":
-            if not node.unit.inputs:
-                raise GraphError(f"node '{node.name}': Python sources are not supported", where=node.where)
-            return WorkerStep(job, index, nodes)
+            if node.unit.inputs:
+                return WorkerStep(job, index, nodes)
+            python_source = PythonSourceStep(job, index, nodes)
+            job.sources.append(python_source)
+            return python_source
         if planned.kind == "input":
             entry = job.inputs.steps[node.name] = EntryStep(job, index, nodes)
             job.inputs.match = job.inputs.match and node.match
@@ -184,7 +187,9 @@ class Engine:
                 unit_class = self._builtins[spec.name] = load_builtin(spec)
         return unit_class
 
-    def _start_workers(self, job: str, node: model.Node, on_room: Callable[[], None]) -> WorkerGroup:
+    def _start_workers(
+        self, job: str, node: model.Node, on_room: Callable[[], None], on_external: External | None = None
+    ) -> WorkerGroup:
         with self._lock:
             if self._workers is None:
                 self._workers = self._make_workers()
@@ -201,6 +206,7 @@ class Engine:
             open_timeout_s=defaults.open_timeout_s,
             process_timeout_ms=timeout,
             on_room=on_room,
+            on_external=on_external,
         )
 
     def close(self, timeout_s: float = 5.0) -> None:

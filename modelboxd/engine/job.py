@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from modelboxd.engine.executor import Executor
     from modelboxd.graph import model
     from modelboxd.workers.pool import WorkerGroup
+    from modelboxd.workers.process import External
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Job:
         *,
         settings: JobSettings,
         library_unit: Callable[[UnitSpec], Any],
-        start_workers: Callable[[str, model.Node, Callable[[], None]], WorkerGroup],
+        start_workers: Callable[[str, model.Node, Callable[[], None], External | None], WorkerGroup],
         priority: int = 5,
     ) -> None:
         """`priority`: 1 (first) to 10, before the priorities of nodes."""
@@ -93,10 +94,13 @@ class Job:
         self.error: ModelBoxError | None = None
         self._settling = threading.local()
         self._soon = False  # I/O thread only
+        self._stopping: threading.Thread | None = None  # a stop that a unit has asked for
 
-    def start_workers(self, node: model.Node, on_room: Callable[[], None]) -> WorkerGroup:
+    def start_workers(
+        self, node: model.Node, on_room: Callable[[], None], on_external: External | None = None
+    ) -> WorkerGroup:
         """The worker processes of a Python node, ready for calls; raises UnitError."""
-        return self._start_workers(self.name, node, on_room)
+        return self._start_workers(self.name, node, on_room, on_external)
 
     # ---- life ------------------------------------------------------------------------------------------
 
@@ -151,6 +155,20 @@ class Job:
         self._close_steps(self.steps)
         self.state = JobState.STOPPED
         return lost
+
+    def ask_stop(self, reason: str) -> None:
+        """A unit returned STOP or SHUTDOWN: the whole job stops. [any thread]"""
+        with self.lock:
+            if self.state is not JobState.RUNNING or self._stopping is not None:
+                return
+            self._stopping = threading.Thread(target=self.stop, args=(0.0,), name="mb-stop", daemon=True)
+        log.warning("job '%s' stops: %s", self.name, reason, extra={"job": self.name})
+        self._stopping.start()
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether start() is under way."""
+        return self.state is JobState.CREATED
 
     def _drain(self, deadline: float) -> int:
         with self.quiet:
@@ -293,6 +311,8 @@ class Job:
             return
         session.ended = True
         self.inputs.forget(session)
+        for source in self.sources:
+            source.forget(session)
         self._notify_end(session)
         if session.workers:
             workers, session.workers = session.workers, None

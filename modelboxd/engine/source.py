@@ -35,7 +35,7 @@ class Door:
 
     def drop(self) -> None:
         """Holder: the session failed."""
-        self.step.forget(self)
+        self.step.shut(self)
 
 
 class EntryStep(Step):
@@ -122,7 +122,7 @@ class EntryStep(Step):
             self._forward(door, port, items, end)
         return None
 
-    def forget(self, door: Door) -> None:
+    def shut(self, door: Door) -> None:
         """The session failed: what it has waiting here is dropped."""
         if door.waiting:
             kept: deque[tuple[Door, int, CoreList | None, bool]] = deque()
@@ -158,6 +158,9 @@ class SourceStep(EntryStep):
 
     def open(self) -> None:
         self.unit.open()
+
+    def forget(self, session: Session) -> None:
+        """The session is over (lock held)."""
 
     def start(self) -> None:
         """Lets the unit begin."""

@@ -21,7 +21,7 @@ from modelbox.errors import ModelBoxError, UnitError
 from modelbox.spec import FlowType, UnitSpec
 from modelboxd.cpus import cpu_count
 from modelboxd.loop import IoThread
-from modelboxd.workers.process import Worker
+from modelboxd.workers.process import External, Worker
 
 log = logging.getLogger(__name__)
 
@@ -171,9 +171,13 @@ class WorkerPool:
         open_timeout_s: float,
         process_timeout_ms: int = 0,
         on_room: Callable[[], None],
+        on_external: External | None = None,
     ) -> WorkerGroup:
-        """Starts the workers of a node; returns when every one has opened its unit. Raises UnitError."""
-        group = WorkerGroup(self, unit, node, job, config, workers, process_timeout_ms, on_room)
+        """Starts the workers of a node; returns when every one has opened its unit. Raises UnitError.
+
+        `on_room()` tells that a worker may take more, `on_external()` brings what a source unit sends; I/O thread.
+        """
+        group = WorkerGroup(self, unit, node, job, config, workers, process_timeout_ms, on_room, on_external)
         group.start(open_timeout_s)
         return group
 
@@ -206,8 +210,10 @@ class WorkerGroup:
         workers: int,
         process_timeout_ms: int,
         on_room: Callable[[], None],
+        on_external: External | None = None,
     ) -> None:
         self._pool = pool
+        self._on_external = on_external
         self._unit = unit
         self._node = node
         self._job = job
@@ -230,7 +236,8 @@ class WorkerGroup:
                 "config": config,
                 "inputs": [port.name for port in unit.inputs],
                 "outputs": [port.name for port in unit.outputs],
-                "stream": unit.flow_type is FlowType.STREAM,
+                "role": unit.role if unit.inputs else "source",
+                "framed": unit.flow_type is FlowType.STREAM or unit.collapse,
             }
         ).encode()
 
@@ -261,6 +268,8 @@ class WorkerGroup:
         worker.on_ready = self._ready
         worker.on_lost = self._lost
         worker.on_room = self._room
+        if self._on_external is not None:
+            worker.on_external = self._on_external
         self._born[worker] = time.monotonic()
         share = str(max(1, cpu_count() // self._count))
         self.workers = [other for other in self.workers if other.number != number] + [worker]

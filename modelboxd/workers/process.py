@@ -45,6 +45,9 @@ EXIT_WAIT_S = 1.0  # how long the master may take to say how a worker ended
 IDLE_RELEASE_S = 0.25  # when nothing more is sent, a worker's memory is given back after this time
 
 Answer = Callable[[list[WorkerResult]], None]
+External = Callable[
+    ["Worker", int, Any], None
+]  # worker, the unit's number for a session, a core list or None at its end
 _PYTHON_LEVELS = (logging.DEBUG, logging.INFO, 25, logging.WARNING, logging.ERROR, logging.CRITICAL)
 
 
@@ -71,6 +74,7 @@ class Worker:
         self.on_ready: Callable[[Worker], None] = lambda _: None
         self.on_lost: Callable[[Worker, str], None] = lambda _, __: None
         self.on_room: Callable[[], None] = lambda: None
+        self.on_external: External = lambda _, __, ___: None
         self.kill: Callable[[int], None] = lambda _: None
         self._io = io
         self._timeout_s = timeout_ms / 1000
@@ -141,9 +145,8 @@ class Worker:
         writer.begin()
         try:
             for call in calls:
-                flags = (protocol.BEGIN if call.begin else 0) | (protocol.END if call.end else 0)
                 places = [address(items) for items in call.inputs]
-                writer.call(call.stream, call.session, flags, call.session_id, places, call.input_meta or None)
+                writer.call(call.stream, call.session, call.flags, call.session_id, places, call.input_meta or None)
             return writer.finish(protocol.CALLS, sequence, len(calls))
         except ModelBoxError:
             writer.undo()
@@ -247,6 +250,11 @@ class Worker:
             self._arena(reader, fds)
         elif kind == protocol.GONE:
             self._peer.unmap(reader.words("I"))
+        elif kind == protocol.EXTERNAL:
+            if reader.count != 1:
+                raise ProtocolError("external data of several sessions")
+            (result,) = reader.results()
+            self.on_external(self, result.number, result.outputs[0] if result.outputs else None)
         elif kind == protocol.READY and not self.ready:
             self.ready = True
             self.on_ready(self)

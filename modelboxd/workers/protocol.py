@@ -12,6 +12,8 @@ A message is a header and a body; everything is little endian and padded to 8 by
     ARENA    u32 arena | u32 0, the memfd in the ancillary data
     GONE     count x u32 arenas that the sender has dropped
     SESSIONS count x u64 sessions that have ended
+    EXTERNAL 1 x result: a list of a source unit for a new session; `status` is the unit's number for the session,
+             no ports: its end
     LOG      u32 level | u32 line | file NUL text
     OPEN     JSON (see worker.py); READY and STOP have no body; FAILED has UTF-8 text
 
@@ -43,11 +45,15 @@ ARENA_BODY = struct.Struct("<II")
 LOG_BODY = struct.Struct("<II")
 
 CALLS, RELEASE, ARENA, GONE, SESSIONS, STOP, OPEN = 1, 2, 3, 4, 5, 6, 7
-READY, FAILED, RESULTS, LOG = 16, 17, 18, 19
+READY, FAILED, RESULTS, LOG, EXTERNAL = 16, 17, 18, 19, 20
 
 LARGE = 1  # message flag
-BEGIN, END = 1, 2  # call flags
-ERROR, KEEPS_SESSION, DATA_PRE = 1, 2, 4  # result flags; DATA_PRE: the error is that of data_pre()
+# Call flags. EVENT: no input, it answers an event; CANCEL: the session failed, events that wait are dropped. The
+# upper 24 bits of a source's calls are the unit's number for the session.
+BEGIN, END, EVENT, CANCEL = 1, 2, 4, 8
+# Result flags. DATA_PRE: the error is that of data_pre(); MORE: events wait in this context; SKIPPED: not made, because an
+# event of its context comes first; RULE: the error fails the session; STOPS: the unit wants the job to stop.
+ERROR, KEEPS_SESSION, DATA_PRE, MORE, SKIPPED, RULE, STOPS = 1, 2, 4, 8, 16, 32, 64
 
 MESSAGE_LIMIT = 64 << 10  # bytes of a message on the socket
 BODY_LIMIT = 64 << 20  # bytes of a body in an arena
@@ -73,6 +79,13 @@ class WorkerCall:
     input_meta: list[bytes]  # stream meta per input port; read when begin
     event: bool = False  # answers the event of its context that waits longest
     cancelled: bool = False  # the session failed: events that wait are dropped
+    external: int = 0  # source: the unit's number for the session
+
+    @property
+    def flags(self) -> int:
+        """The flags on the wire."""
+        flags = (BEGIN if self.begin else 0) | (END if self.end else 0) | (EVENT if self.event else 0)
+        return flags | (CANCEL if self.cancelled else 0) | self.external << 8
 
 
 @dataclass(slots=True)
@@ -86,6 +99,9 @@ class WorkerResult:
     reason: str = "ProcessError"  # or "DataPreError": the second half of the error code
     more: bool = False  # events wait in the call's context
     skipped: bool = False  # not made, because an event of its context comes first
+    rule: bool = False  # the error fails the session
+    stops: bool = False  # the unit wants the job to stop
+    number: int = 0  # EXTERNAL: the unit's number for the session
 
 
 class Peer:
@@ -186,9 +202,11 @@ class Reader:
         results = []
         # Nothing in this loop may fail: each list has to find its owner.
         for flags, status, text, places, metas in self._read(objects.read_results, self.count):
-            result = WorkerResult([own_list(place) for place in places])
+            result = WorkerResult([own_list(place) for place in places], number=status)
             if flags:
                 result.keeps_session = bool(flags & KEEPS_SESSION)
+                result.more, result.skipped = bool(flags & MORE), bool(flags & SKIPPED)
+                result.rule, result.stops = bool(flags & RULE), bool(flags & STOPS)
                 if flags & ERROR:
                     said = text.decode(errors="replace") or TEXTS.get(StatusCode(status % 31), "failed")
                     result.error = UnitError(said)

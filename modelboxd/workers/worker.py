@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -28,19 +29,24 @@ from modelbox.errors import ModelBoxError
 from modelbox.flowunit import FlowUnit
 from modelbox.status import Status, StatusCode
 from modelboxd.workers import protocol
+from modelboxd.workers.external import Externals
 from modelboxd.workers.protocol import HEADER, Arenas, Peer, ProtocolError, Reader, Writer, header_only
 
-BEGIN, END = protocol.BEGIN, protocol.END
+BEGIN, END, EVENT, CANCEL = protocol.BEGIN, protocol.END, protocol.EVENT, protocol.CANCEL
 CONTINUE = StatusCode.STATUS_CONTINUE
 SUCCESS = StatusCode.STATUS_SUCCESS
 
 
-class CallFailed(Exception):
-    """One call of the unit failed; the text is for the user."""
+WITH_EVENTS = ("stream", "expand", "source")  # roles whose units may send events
 
-    def __init__(self, status: int, text: str) -> None:
+
+class CallFailed(Exception):
+    """One call of the unit failed; the text is for the user. `flags`: result flags."""
+
+    def __init__(self, status: int, text: str, flags: int = 0) -> None:
         super().__init__(text)
         self.status = status
+        self.flags = flags
 
 
 def run(sock: socket.socket) -> None:
@@ -67,10 +73,15 @@ class Worker:
         self.peer = Peer(self.pool, private_maps=True)
         self.writer = Writer(self.peer)
         self.arenas = Arenas(self.peer)
+        self.sending = threading.Lock()  # a source unit may send from threads of its own
+        self.externals = Externals(self.peer, self.pool, self.send)
         self.incoming = bytearray(protocol.MESSAGE_LIMIT + HEADER.size)
         self.places = [self.incoming]
         self.unit = FlowUnit()  # until open()
         self.has_pre = self.has_post = False
+        self.role = "normal"
+        self.framed = False  # data_pre() and data_post() are called
+        self.held: set[int] = set()  # contexts whose later calls of this message have to wait for an event
         self.inputs: list[str] = []
         self.outputs: list[str] = []
         self.node = ""
@@ -101,12 +112,13 @@ class Worker:
             os.close(fd)
 
     def send(self, message: bytes) -> None:
-        for news, fd in self.arenas.news():
-            if fd is None:
-                self.sock.send(news)
-            else:
-                socket.send_fds(self.sock, [news], [fd])
-        self.sock.send(message)
+        with self.sending:
+            for news, fd in self.arenas.news():
+                if fd is None:
+                    self.sock.send(news)
+                else:
+                    socket.send_fds(self.sock, [news], [fd])
+            self.sock.send(message)
 
     def send_log(self, level: int, file: str, line: int, text: str) -> None:
         body = f"{file}\0{text}".encode("utf-8", "replace")[:32768]
@@ -127,8 +139,7 @@ class Worker:
             elif reader.kind == protocol.GONE:
                 self.peer.unmap(reader.words("I"))
             elif reader.kind == protocol.SESSIONS:
-                for number in reader.words("Q"):
-                    self.sessions.pop(number, None)
+                self.forget(set(reader.words("Q")))
             elif reader.kind == protocol.OPEN:
                 if not self.open(json.loads(reader.rest())):
                     return 3
@@ -140,8 +151,10 @@ class Worker:
         """Imports the unit, makes it, opens it; tells the daemon how it went."""
         self.node = order["node"]
         self.inputs, self.outputs = order["inputs"], order["outputs"]
+        self.role, self.framed = order["role"], order["framed"]
         try:
             self.use(load_unit(order["toml"], order["entry"]))
+            self.unit._external_data = self.externals.open if self.role == "source" else None
             result = self.unit.open(Configuration(order["config"]))
             self.use(self.unit)  # open() may have set data_pre() or data_post()
             status = to_status(result, f"open() of {order['entry']}")
@@ -160,8 +173,15 @@ class Worker:
         """Makes this the unit that is called."""
         self.unit = unit
         # The base class' do nothing.
-        self.has_pre = getattr(unit.data_pre, "__func__", None) is not FlowUnit.data_pre
-        self.has_post = getattr(unit.data_post, "__func__", None) is not FlowUnit.data_post
+        self.has_pre = self.framed and getattr(unit.data_pre, "__func__", None) is not FlowUnit.data_pre
+        self.has_post = self.framed and getattr(unit.data_post, "__func__", None) is not FlowUnit.data_post
+
+    def forget(self, numbers: set[int]) -> None:
+        """Sessions have ended: so have their contexts that wait for an event that nobody will ask for."""
+        for number in numbers:
+            self.sessions.pop(number, None)
+        for stream in [stream for stream, state in self.streams.items() if state.session in numbers]:
+            del self.streams[stream]
 
     def close(self) -> None:
         try:
@@ -178,6 +198,7 @@ class Worker:
         try:
             calls = reader.calls()
             calls.reverse()
+            self.held.clear()
             while calls:
                 self._answer_call(*calls.pop())  # nothing holds on to a call that was answered
             message = writer.finish(protocol.RESULTS, reader.sequence, reader.count)
@@ -205,12 +226,27 @@ class Worker:
         cores: list[list[Any]],
         metas: list[bytes] | None,
     ) -> None:
-        state = self._stream(stream, metas)
-        inputs = {port: BufferList.over(items) for port, items in zip(self.inputs, cores, strict=True)}
+        if stream in self.held:
+            self.writer.result(protocol.SKIPPED, 0, b"", [], None)
+            return
+        state = self._stream(stream, session, metas)
+        if flags & CANCEL:
+            state.events.clear()
+        external: BufferList | None = None
+        if self.role == "source":
+            external = BufferList.over(cores[0]) if cores and cores[0] else None
+            inputs = {}
+            if external is not None:
+                self.externals.called(flags >> 8, self.sessions, session, session_id)
+        else:
+            inputs = {port: BufferList.over(items) for port, items in zip(self.inputs, cores, strict=True)}
         has_data = bool(cores) and len(cores[0]) > 0
         del cores
         outputs = {port: BufferList() for port in self.outputs}
-        context = DataContext(inputs, outputs, state, self.sessions, (session, session_id))
+        context = DataContext(inputs, outputs, state, self.sessions, (session, session_id), external)
+        if flags & EVENT and state.events:
+            context._event = state.events.popleft()
+            has_data = True
         status, text, result_flags = 0, b"", 0
         results: list[list[Any]] = []
         try:
@@ -218,24 +254,29 @@ class Worker:
             results = [items.cores(self.pool) for items in outputs.values()]
         except CallFailed as error:
             status, text = error.status, str(error).encode("utf-8", "replace")[:16384]
+            result_flags = error.flags
         except BaseException as error:
             unit_log.debug(traceback.format_exc())
             status, text = StatusCode.STATUS_FAULT, describe(error).encode("utf-8", "replace")[:16384]
         if text:
             results = []
-            result_flags = protocol.ERROR | (protocol.DATA_PRE if state.failed else 0)
+            result_flags |= protocol.ERROR | (protocol.DATA_PRE if state.failed else 0)
         if context.used_session:
             result_flags |= protocol.KEEPS_SESSION
+        if state.events:
+            result_flags |= protocol.MORE
+            self.held.add(stream)
         # Stream meta goes out once, with the first results of a stream.
         sent = [self._output_meta(state, port) for port in outputs] if state.output_meta and flags & BEGIN else None
         self.writer.result(result_flags, status, text, results, sent)
-        if flags & END:
+        if flags & END and not state.events:
             self.streams.pop(stream, None)
 
-    def _stream(self, stream: int, metas: list[bytes] | None) -> StreamState:
+    def _stream(self, stream: int, session: int, metas: list[bytes] | None) -> StreamState:
         state = self.streams.get(stream) if stream else None
         if state is None:
-            state = StreamState()
+            state = StreamState(has_events=stream != 0 and self.role in WITH_EVENTS)
+            state.session = session
             if metas is not None:
                 state.input_meta = {
                     port: to_meta(block) for port, block in zip(self.inputs, metas, strict=True) if block
@@ -261,7 +302,7 @@ class Worker:
             if result is not SUCCESS:
                 failure = failure_of(result)
             state.outputs_begun = True
-        if flags & END and self.has_post:
+        if flags & END and self.has_post and not state.events:
             unit.data_post(context)
         if failure is not None:
             raise failure
@@ -272,7 +313,8 @@ def failure_of(result: Any) -> CallFailed | None:
     status = to_status(result, "process()")
     if status.code() in (SUCCESS, CONTINUE):
         return None
-    return CallFailed(status.code(), status.errormsg() or f"process() returned {status.str_code()}")
+    flags = protocol.STOPS if status.code() in (StatusCode.STATUS_STOP, StatusCode.STATUS_SHUTDOWN) else 0
+    return CallFailed(status.code(), status.errormsg() or f"process() returned {status.str_code()}", flags)
 
 
 def to_status(result: Any, what: str) -> Status:
@@ -286,6 +328,7 @@ def to_status(result: Any, what: str) -> Status:
     raise CallFailed(
         StatusCode.STATUS_INVALID,
         f"{what} returned {type(result).__name__}, expected Status or StatusCode (is a return missing?)",
+        protocol.RULE,
     )
 
 

@@ -190,7 +190,14 @@ def test_data_context() -> None:
         session.get_private("none")
     assert context.set_output_meta("out", DataMeta())
     assert not context.set_output_meta("none", DataMeta())
-    assert not context.send_event(modelbox.FlowUnitEvent())
+    assert context.send_event(modelbox.FlowUnitEvent())  # does nothing where the unit has no events
+    assert not context._stream.events
+    stream = StreamState(has_events=True)
+    context = DataContext({"in": BufferList()}, {"out": BufferList()}, stream, {}, (1, "id"))
+    assert context.send_event(modelbox.FlowUnitEvent())
+    assert len(stream.events) == 1
+    stream.events.extend([modelbox.FlowUnitEvent()] * 8191)
+    assert context.send_event(modelbox.FlowUnitEvent()) == modelbox.Status.StatusCode.STATUS_NOBUFS
 
 
 plain = st.recursive(
