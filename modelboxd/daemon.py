@@ -17,9 +17,9 @@ from pathlib import Path
 
 from modelbox._core import lib
 from modelbox._core.memory import Pool
-from modelbox.errors import ConfigError, GraphError, ModelBoxError, UnitNotFoundError
+from modelbox.errors import ConfigError, GraphError, InternalError, ModelBoxError, UnitNotFoundError
 from modelbox.version import VERSION
-from modelboxd import paths, systemd
+from modelboxd import logs, paths, systemd
 from modelboxd.cpus import cpu_count
 from modelboxd.drivers.registry import Registry
 from modelboxd.engine.engine import Engine, WorkerSettings
@@ -64,17 +64,20 @@ def plan_graph(settings: Settings, path: Path) -> tuple[Plan, Registry]:
     defaults = GraphDefaults(settings.engine.queue_size, settings.engine.queue_size_external)
     graph = check_graph(spec, registry, defaults)
     for warning in graph.warnings:
-        log.warning("%s", warning)
+        log.warning("%s", warning, extra={"node": warning.node})
     return make_plan(graph), registry
 
 
 class Daemon:
     """One server process."""
 
-    def __init__(self, settings: Settings, graphs: Sequence[Path]) -> None:
+    def __init__(self, settings: Settings, graphs: Sequence[Path], *, skip_bad: bool = False) -> None:
+        """With `skip_bad` a graph that cannot be started is told and left out, as long as another one runs."""
         self.settings = settings
         self.graphs = list(graphs)
         self.jobs: list[Job] = []
+        self.skipped = 0
+        self._skip_bad = skip_bad
         self._stop = threading.Event()
         self._started = threading.Event()
         self._changed = threading.Event()
@@ -95,14 +98,11 @@ class Daemon:
         try:
             if not self._start_jobs():
                 return 0
+            state = f"{len(self.jobs)} jobs" + (f", {self.skipped} skipped" if self.skipped else "")
             log.info(
-                "modelbox %s is ready: %d jobs, %d threads (pid %d)",
-                VERSION,
-                len(self.jobs),
-                self.executor.threads,
-                os.getpid(),
+                "modelbox %s is ready: %s, %d threads (pid %d)", VERSION, state, self.executor.threads, os.getpid()
             )
-            systemd.notify("READY=1", f"STATUS={len(self.jobs)} jobs")
+            systemd.notify("READY=1", f"STATUS={state}")
             while not self._stop.is_set():
                 self._stop.wait()
             log.info("stopping by %s", signal.Signals(self._signal).name)
@@ -118,9 +118,7 @@ class Daemon:
 
         def start() -> None:
             try:
-                for path in self.graphs:
-                    if not self._stop.is_set():
-                        self.start_job(path)
+                self._start_all()
             except Exception as error:
                 failure.append(error)
             finally:
@@ -139,6 +137,40 @@ class Daemon:
         if failure:
             raise failure[0]
         return not self._stop.is_set()
+
+    def _start_all(self) -> None:
+        """Starts the jobs one after another. Raises the error of the first one that fails, or with `skip_bad` that
+        of all when none runs."""
+        failures: list[ModelBoxError] = []
+        for path in self.graphs:
+            if self._stop.is_set():
+                return
+            try:
+                self.start_job(path)
+            except ModelBoxError as error:
+                if not self._skip_bad:
+                    raise
+                failures.append(error)
+            except Exception as error:
+                if not self._skip_bad:
+                    raise
+                log.exception("internal error", extra={"job": path.stem})
+                text = f"internal error: {type(error).__name__}: {error}; please report this"
+                failures.append(InternalError(text))
+            else:
+                continue
+            if self._stop.is_set():  # then it is the stop that failed it
+                return
+            self.skipped += 1
+            with logs.about(job=path.stem):
+                for problem in problems_of(failures[-1]):
+                    place = "" if str(path) in str(problem) else f"{path}: "
+                    logs.report(f"job '{path.stem}' is skipped: {place}{problem}", node=problem.node)
+        if failures and not self.jobs:
+            # Exit code 78 tells a supervisor that trying again would not help.
+            lasting = all(isinstance(error, (ConfigError, GraphError)) for error in failures)
+            text = f"no graph could be started ({len(failures)} skipped)"
+            raise ConfigError(text) if lasting else ModelBoxError(text)
 
     def _on_signal(self, number: int, _: object) -> None:
         self._signal = number
@@ -186,13 +218,16 @@ class Daemon:
 
     def start_job(self, path: Path) -> Job:
         """Builds and starts the job of a graph file. Raises ModelBoxError."""
-        plan, registry = plan_graph(self.settings, path)
-        if self._engine is None:
-            self._engine = self._make_engine(registry)
-        job = self._engine.create_job(plan.graph.flow_name or path.stem, plan)
-        job.start()
-        self.jobs.append(job)
-        log.info("job '%s' runs: %d nodes in %d steps", job.name, len(plan.graph.nodes), len(plan.steps))
+        with logs.about(job=path.stem):
+            plan, registry = plan_graph(self.settings, path)
+        name = plan.graph.flow_name or path.stem
+        with logs.about(job=name):
+            if self._engine is None:
+                self._engine = self._make_engine(registry)
+            job = self._engine.create_job(name, plan)
+            job.start()
+            self.jobs.append(job)
+            log.info("job '%s' runs: %d nodes in %d steps", job.name, len(plan.graph.nodes), len(plan.steps))
         return job
 
     def _stop_parts(self) -> None:
@@ -209,8 +244,9 @@ class Daemon:
         log.info("stopped")
 
     def _stop_job(self, job: Job) -> None:
-        lost = job.stop()
-        log.info("job '%s' stopped, %d sessions lost", job.name, lost)
+        with logs.about(job=job.name):
+            lost = job.stop()
+        log.info("job '%s' stopped, %d sessions lost", job.name, lost, extra={"job": job.name})
 
 
 def check(settings: Settings, path: Path) -> Plan:
@@ -218,8 +254,6 @@ def check(settings: Settings, path: Path) -> Plan:
     return plan_graph(settings, path)[0]
 
 
-def error_lines(error: ModelBoxError) -> list[str]:
+def problems_of(error: ModelBoxError) -> tuple[ModelBoxError, ...]:
     """What a user reads of an error: one line per problem."""
-    if isinstance(error, GraphError):
-        return [str(problem) for problem in error.problems]
-    return [str(error)]
+    return error.problems if isinstance(error, GraphError) else (error,)

@@ -71,7 +71,7 @@ class Levels:
         self._check_outputs_of_graph([node for node in nodes.values() if node.unit is OUTPUT])
 
     def _complain(self, node: Node, message: str, hint: str = "") -> None:
-        self.problems.append(GraphError(message, where=node.where, hint=hint))
+        self.problems.append(GraphError(message, where=node.where, hint=hint, node=node.name))
 
     def _level(self, kind: str, node: str, branch: str = "", outer: Level | None = None) -> Level:
         key = (outer, kind, node, branch)
