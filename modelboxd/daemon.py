@@ -1,7 +1,7 @@
 """The daemon: builds every part in order, runs the jobs, and takes all of it down again.
 
-Order of start: memory, threads, I/O loop, driver scan, jobs. Order of stop: sources stop taking work, sessions
-drain, units close, workers end, threads end.
+Order of start: memory, threads, I/O loop, driver scan, jobs. From the I/O loop on, what native code prints goes to
+the log. Order of stop: sources stop taking work, sessions drain, units close, workers end, threads end.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from modelboxd.graph.loader import load_graph
 from modelboxd.graph.model import GraphSpec, Plan
 from modelboxd.graph.plan import make_plan
 from modelboxd.loop import IoThread
+from modelboxd.prints import NativeOutput
 from modelboxd.server.listener import Listeners
 from modelboxd.settings import Settings
 from modelboxd.workers.pool import WorkerPool
@@ -193,6 +194,7 @@ class Daemon:
         self.executor.start()
         self.io = IoThread()
         self.io.start()
+        self._native_output = NativeOutput(self.io)
         self.listeners = Listeners(self.io, close_timeout_s=SHARED_CLOSE_S)
         self._engine: Engine | None = None
 
@@ -240,6 +242,7 @@ class Daemon:
             self._engine.close()
         if not self.executor.stop(SHARED_CLOSE_S):
             log.warning("a unit did not return; its thread is left behind")
+        self._native_output.close()
         self.io.stop()
         log.info("stopped")
 
