@@ -45,7 +45,7 @@ def make_registry(settings: Settings, graph: GraphSpec | None = None) -> Registr
     """The units that a graph (or the server itself) sees: its own directories, the server's, the default one."""
     places = [Path(place) for place in (*(graph.driver_dirs if graph else ()), *settings.driver.dir)]
     default = paths.unit_dir()
-    # skip-default leaves out what an administrator dropped there; what modelbox itself ships stays.
+    # driver.skip-default has no effect: the units that modelbox ships are there, and it comes last anyway.
     if default not in places:
         places.append(default)
     registry = Registry(
