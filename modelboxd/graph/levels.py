@@ -239,7 +239,7 @@ class Levels:
             if root.kind == "source":
                 message = f"node '{node.name}': what source '{root.node}' sends is dropped at type=output"
                 hint = "outputs of a graph hand out what came in by its type=input nodes"
-                self.warnings.append(ConfigError(message, where=node.where, hint=hint))
+                self.warnings.append(ConfigError(message, where=node.where, hint=hint, node=node.name))
             elif node.match and first is None:
                 first = node, level
             elif node.match and first is not None and first[1] is not level:
