@@ -85,9 +85,9 @@ bench: setup ## ratios against baselines that run in the same call
 soak: setup ## MINUTES of mixed good and bad requests, memory and descriptors watched
 	@$(BIN)/python benchmarks/soak.py $(or $(MINUTES),30)
 
-package: setup ## source archive and wheel into dist/
+package: setup ## source archive and wheel (with the native units built here) into dist/
 	@rm -rf dist *.egg-info build/lib* build/bdist* build/temp*
-	@$(PIP) install build && $(BIN)/python -m build --no-isolation >build/package.log 2>&1 || { tail -20 build/package.log; exit 1; }
+	@$(PIP) install build && $(BIN)/python -m build --sdist --wheel --no-isolation >build/package.log 2>&1 || { tail -20 build/package.log; exit 1; }
 	@ls dist
 
 clean: ## remove what was built (not .venv)

@@ -33,11 +33,12 @@ class ModelBoxError(Exception):
 
     code: StatusCode = StatusCode.STATUS_FAULT
 
-    def __init__(self, message: str, *, where: Where | None = None, hint: str = "") -> None:
+    def __init__(self, message: str, *, where: Where | None = None, hint: str = "", node: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.where = where
         self.hint = hint
+        self.node = node  # the node of the graph that it is about, for logs; "" = none, or several
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.message}" if self.where else self.message
@@ -61,9 +62,10 @@ class GraphError(ModelBoxError, ValueError):
         *,
         where: Where | None = None,
         hint: str = "",
+        node: str = "",
         problems: tuple[ModelBoxError, ...] = (),
     ) -> None:
-        super().__init__(message, where=where, hint=hint)
+        super().__init__(message, where=where, hint=hint, node=node)
         self.problems: tuple[ModelBoxError, ...] = problems or (self,)
 
 

@@ -33,7 +33,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("-p", metavar="FILE", help="pid file; - for none")
     made.add_argument("-u", metavar="USER", help="user to become")
     made.add_argument("-v", "--version", action="version", version=f"modelbox {VERSION}")
-    made.add_argument("--graph", metavar="FILE", action="append", default=[], help="run this graph; may be repeated")
+    made.add_argument(
+        "--graph", metavar="FILE", action="append", default=[], help="run this graph; may be repeated; all must start"
+    )
     made.add_argument(
         "--check", metavar="GRAPH", nargs="*", help="check the configuration (and graphs), print the plan, end"
     )
@@ -79,12 +81,8 @@ def _guarded(options: argparse.Namespace) -> int:
 
 
 def _tell(error: ModelBoxError) -> None:
-    problems = error.problems if isinstance(error, GraphError) else (error,)
-    for problem in problems:
-        if logs.installed():
-            log.error("%s", problem)
-        if not logs.on_screen():
-            print(f"modelbox: {logs.one_line(str(problem))}", file=sys.stderr)
+    for problem in error.problems if isinstance(error, GraphError) else (error,):
+        logs.report(str(problem), node=problem.node)
 
 
 def _main(options: argparse.Namespace) -> int:
@@ -151,7 +149,7 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
     with _PidFile(options.p):
         _become(options.u, settings.server.user)
         _title()
-        return Daemon(settings, graphs).run()
+        return Daemon(settings, graphs, skip_bad=not options.graph).run()
 
 
 def _title() -> None:

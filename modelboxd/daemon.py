@@ -1,7 +1,7 @@
 """The daemon: builds every part in order, runs the jobs, and takes all of it down again.
 
-Order of start: memory, threads, I/O loop, driver scan, jobs. Order of stop: sources stop taking work, sessions
-drain, units close, workers end, threads end.
+Order of start: memory, threads, I/O loop, driver scan, jobs. From the I/O loop on, what native code prints goes to
+the log. Order of stop: sources stop taking work, sessions drain, units close, workers end, threads end.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 
 from modelbox._core import lib
 from modelbox._core.memory import Pool
-from modelbox.errors import ConfigError, GraphError, ModelBoxError, UnitNotFoundError
+from modelbox.errors import ConfigError, GraphError, InternalError, ModelBoxError, UnitNotFoundError
 from modelbox.version import VERSION
-from modelboxd import paths, systemd
+from modelboxd import logs, paths, systemd
 from modelboxd.cpus import cpu_count
 from modelboxd.drivers.registry import Registry
 from modelboxd.engine.engine import Engine, WorkerSettings
@@ -30,6 +30,7 @@ from modelboxd.graph.loader import load_graph
 from modelboxd.graph.model import GraphSpec, Plan
 from modelboxd.graph.plan import make_plan
 from modelboxd.loop import IoThread
+from modelboxd.prints import NativeOutput
 from modelboxd.server.listener import Listeners
 from modelboxd.settings import Settings
 from modelboxd.workers.pool import WorkerPool
@@ -44,7 +45,7 @@ def make_registry(settings: Settings, graph: GraphSpec | None = None) -> Registr
     """The units that a graph (or the server itself) sees: its own directories, the server's, the default one."""
     places = [Path(place) for place in (*(graph.driver_dirs if graph else ()), *settings.driver.dir)]
     default = paths.unit_dir()
-    # skip-default leaves out what an administrator dropped there; what modelbox itself ships stays.
+    # driver.skip-default has no effect: the units that modelbox ships are there, and it comes last anyway.
     if default not in places:
         places.append(default)
     registry = Registry(
@@ -64,17 +65,20 @@ def plan_graph(settings: Settings, path: Path) -> tuple[Plan, Registry]:
     defaults = GraphDefaults(settings.engine.queue_size, settings.engine.queue_size_external)
     graph = check_graph(spec, registry, defaults)
     for warning in graph.warnings:
-        log.warning("%s", warning)
+        log.warning("%s", warning, extra={"node": warning.node})
     return make_plan(graph), registry
 
 
 class Daemon:
     """One server process."""
 
-    def __init__(self, settings: Settings, graphs: Sequence[Path]) -> None:
+    def __init__(self, settings: Settings, graphs: Sequence[Path], *, skip_bad: bool = False) -> None:
+        """With `skip_bad` a graph that cannot be started is told and left out, as long as another one runs."""
         self.settings = settings
         self.graphs = list(graphs)
         self.jobs: list[Job] = []
+        self.skipped = 0
+        self._skip_bad = skip_bad
         self._stop = threading.Event()
         self._started = threading.Event()
         self._changed = threading.Event()
@@ -95,14 +99,11 @@ class Daemon:
         try:
             if not self._start_jobs():
                 return 0
+            state = f"{len(self.jobs)} jobs" + (f", {self.skipped} skipped" if self.skipped else "")
             log.info(
-                "modelbox %s is ready: %d jobs, %d threads (pid %d)",
-                VERSION,
-                len(self.jobs),
-                self.executor.threads,
-                os.getpid(),
+                "modelbox %s is ready: %s, %d threads (pid %d)", VERSION, state, self.executor.threads, os.getpid()
             )
-            systemd.notify("READY=1", f"STATUS={len(self.jobs)} jobs")
+            systemd.notify("READY=1", f"STATUS={state}")
             while not self._stop.is_set():
                 self._stop.wait()
             log.info("stopping by %s", signal.Signals(self._signal).name)
@@ -118,9 +119,7 @@ class Daemon:
 
         def start() -> None:
             try:
-                for path in self.graphs:
-                    if not self._stop.is_set():
-                        self.start_job(path)
+                self._start_all()
             except Exception as error:
                 failure.append(error)
             finally:
@@ -139,6 +138,40 @@ class Daemon:
         if failure:
             raise failure[0]
         return not self._stop.is_set()
+
+    def _start_all(self) -> None:
+        """Starts the jobs one after another. Raises the error of the first one that fails, or with `skip_bad` that
+        of all when none runs."""
+        failures: list[ModelBoxError] = []
+        for path in self.graphs:
+            if self._stop.is_set():
+                return
+            try:
+                self.start_job(path)
+            except ModelBoxError as error:
+                if not self._skip_bad:
+                    raise
+                failures.append(error)
+            except Exception as error:
+                if not self._skip_bad:
+                    raise
+                log.exception("internal error", extra={"job": path.stem})
+                text = f"internal error: {type(error).__name__}: {error}; please report this"
+                failures.append(InternalError(text))
+            else:
+                continue
+            if self._stop.is_set():  # then it is the stop that failed it
+                return
+            self.skipped += 1
+            with logs.about(job=path.stem):
+                for problem in problems_of(failures[-1]):
+                    place = "" if str(path) in str(problem) else f"{path}: "
+                    logs.report(f"job '{path.stem}' is skipped: {place}{problem}", node=problem.node)
+        if failures and not self.jobs:
+            # Exit code 78 tells a supervisor that trying again would not help.
+            lasting = all(isinstance(error, (ConfigError, GraphError)) for error in failures)
+            text = f"no graph could be started ({len(failures)} skipped)"
+            raise ConfigError(text) if lasting else ModelBoxError(text)
 
     def _on_signal(self, number: int, _: object) -> None:
         self._signal = number
@@ -161,6 +194,7 @@ class Daemon:
         self.executor.start()
         self.io = IoThread()
         self.io.start()
+        self._native_output = NativeOutput(self.io)
         self.listeners = Listeners(self.io, close_timeout_s=SHARED_CLOSE_S)
         self._engine: Engine | None = None
 
@@ -186,13 +220,16 @@ class Daemon:
 
     def start_job(self, path: Path) -> Job:
         """Builds and starts the job of a graph file. Raises ModelBoxError."""
-        plan, registry = plan_graph(self.settings, path)
-        if self._engine is None:
-            self._engine = self._make_engine(registry)
-        job = self._engine.create_job(plan.graph.flow_name or path.stem, plan)
-        job.start()
-        self.jobs.append(job)
-        log.info("job '%s' runs: %d nodes in %d steps", job.name, len(plan.graph.nodes), len(plan.steps))
+        with logs.about(job=path.stem):
+            plan, registry = plan_graph(self.settings, path)
+        name = plan.graph.flow_name or path.stem
+        with logs.about(job=name):
+            if self._engine is None:
+                self._engine = self._make_engine(registry)
+            job = self._engine.create_job(name, plan)
+            job.start()
+            self.jobs.append(job)
+            log.info("job '%s' runs: %d nodes in %d steps", job.name, len(plan.graph.nodes), len(plan.steps))
         return job
 
     def _stop_parts(self) -> None:
@@ -205,12 +242,14 @@ class Daemon:
             self._engine.close()
         if not self.executor.stop(SHARED_CLOSE_S):
             log.warning("a unit did not return; its thread is left behind")
+        self._native_output.close()
         self.io.stop()
         log.info("stopped")
 
     def _stop_job(self, job: Job) -> None:
-        lost = job.stop()
-        log.info("job '%s' stopped, %d sessions lost", job.name, lost)
+        with logs.about(job=job.name):
+            lost = job.stop()
+        log.info("job '%s' stopped, %d sessions lost", job.name, lost, extra={"job": job.name})
 
 
 def check(settings: Settings, path: Path) -> Plan:
@@ -218,8 +257,6 @@ def check(settings: Settings, path: Path) -> Plan:
     return plan_graph(settings, path)[0]
 
 
-def error_lines(error: ModelBoxError) -> list[str]:
+def problems_of(error: ModelBoxError) -> tuple[ModelBoxError, ...]:
     """What a user reads of an error: one line per problem."""
-    if isinstance(error, GraphError):
-        return [str(problem) for problem in error.problems]
-    return [str(error)]
+    return error.problems if isinstance(error, GraphError) else (error,)

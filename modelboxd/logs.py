@@ -11,11 +11,16 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 
 from modelbox.errors import ConfigError
 from modelboxd.settings import LogSettings
+
+log = logging.getLogger(__name__)
 
 NOTICE = 25
 JOURNAL = "/run/systemd/journal/socket"
@@ -37,6 +42,17 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")  # all but t
 _ESCAPES = {"\n": "\\n", "\r": "\\r"}
 # What a caller may add with `extra=`, as fields of the journal.
 EXTRA_FIELDS = ("job", "node", "unit", "session", "task")
+_about: ContextVar[Mapping[str, str]] = ContextVar("about", default=MappingProxyType({}))
+
+
+@contextmanager
+def about(**fields: str) -> Iterator[None]:
+    """Every line that this thread logs inside has these fields (of EXTRA_FIELDS); those of a line itself win."""
+    before = _about.set({**_about.get(), **fields})
+    try:
+        yield
+    finally:
+        _about.reset(before)
 
 
 def one_line(text: str) -> str:
@@ -166,9 +182,11 @@ class JournalHandler(logging.Handler):
             "CODE_LINE": str(record.lineno),
             "CODE_FUNC": record.funcName or "",
         }
+        outer = _about.get()
         for key in EXTRA_FIELDS:
-            if hasattr(record, key):
-                fields[f"MODELBOX_{key.upper()}"] = str(getattr(record, key))
+            value = getattr(record, key, None) or outer.get(key)
+            if value:
+                fields[f"MODELBOX_{key.upper()}"] = str(value)
         return b"".join(_field(key, value) for key, value in fields.items())
 
 
@@ -187,6 +205,14 @@ def installed() -> bool:
 def on_screen() -> bool:
     """Whether log lines are on the screen."""
     return any(type(one) is logging.StreamHandler and isinstance(one.formatter, LineFormatter) for one in _handlers())
+
+
+def report(text: str, **fields: str) -> None:
+    """Tells the user of an error while the server starts: in the log, and on the terminal where that is not the log."""
+    if installed():
+        log.error("%s", text, stacklevel=2, extra=fields)
+    if not on_screen():
+        print(f"modelbox: {one_line(text)}", file=sys.stderr)
 
 
 def hand_over(user: int, group: int) -> None:

@@ -28,8 +28,11 @@ def checkout() -> Path | None:
 def unit_dir() -> Path:
     """The default directory of flow units, and the only place of built-in ones."""
     top = checkout()
-    if top is not None and not os.environ.get("MODELBOX_ROOT"):
-        return top / "flowunits"
+    if not os.environ.get("MODELBOX_ROOT"):
+        if top is not None:
+            return top / "flowunits"
+        if (PACKAGE / "flowunits").is_dir():  # an installed wheel
+            return PACKAGE / "flowunits"
     return root() / "usr/lib/modelbox"
 
 

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 from modelbox.errors import ConfigError, Where
 from modelboxd import paths
-from modelboxd.graph.loader import find_line, toml_error
+from modelboxd.graph.keys import key_line
+from modelboxd.graph.loader import toml_error
 
 LEVELS = ("DEBUG", "INFO", "NOTICE", "WARN", "ERROR", "FATAL", "OFF")
 _VARIABLE = re.compile(r"(\\?)\$\{(\w+)\}")
@@ -69,7 +70,9 @@ class DriverSettings:
     """Where flow units are searched, before the default directory."""
 
     dir: tuple[str, ...] = option((), "directories (or single files) with flow units")
-    skip_default: bool = option(False, "leave the default directory out", key="skip-default")
+    skip_default: bool = option(
+        False, "accepted, without effect: the default directory is looked at last", key="skip-default"
+    )
     probe_timeout: int = option(10, "seconds that a library may take to describe itself", least=1, unit="s")
 
 
@@ -239,17 +242,18 @@ class _Loader:
     def _section(self, name: str, values: Any, text: str, path: Path) -> None:
         kind = SECTIONS.get(name)
         if kind is None:
-            line = _section_line(text, name)
             if not isinstance(values, dict):
-                raise ConfigError(f"'{name}' stands outside any section", where=Where(str(path), find_line(text, name)))
+                raise ConfigError(f"'{name}' stands outside any section", where=Where(str(path), key_line(text, name)))
             raise ConfigError(
-                f"section [{name}] is not known", where=Where(str(path), line), hint=_near(name, SECTIONS)
+                f"section [{name}] is not known",
+                where=Where(str(path), key_line(text, name)),
+                hint=_near(name, SECTIONS),
             )
         if not isinstance(values, dict):
-            raise ConfigError(f"'{name}' must be a section [{name}]", where=Where(str(path), find_line(text, name)))
+            raise ConfigError(f"'{name}' must be a section [{name}]", where=Where(str(path), key_line(text, name)))
         fields = {file_key(item): item for item in dataclasses.fields(kind)}
         for key, value in values.items():
-            where = Where(str(path), _line_in_section(text, name, key))
+            where = Where(str(path), key_line(text, name, key) or key_line(text, name))
             item = fields.get(key)
             if item is None:
                 if name == "editor" and key == "test":
@@ -334,23 +338,6 @@ T = TypeVar("T")
 def _near(word: str, known: dict[str, T]) -> str:
     near = difflib.get_close_matches(word, known, 1, 0.5)
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-
-
-def _line_in_section(text: str, section: str, key: str) -> int:
-    inside = False
-    for number, line in enumerate(text.split("\n"), 1):
-        stripped = line.strip()
-        if stripped.startswith("["):
-            inside = stripped.strip("[] ").split("]")[0].strip() == section
-        elif inside and re.match(rf'"?{re.escape(key)}"?\s*=', stripped):
-            return number
-    return find_line(text, f"{section}.{key}") or _section_line(text, section)
-
-
-def _section_line(text: str, section: str) -> int:
-    """The line of `[section]`, or of an inline table `section = {...}`; 0 when there is none."""
-    match = re.search(rf"^[ \t]*\[\s*\"?{re.escape(section)}\"?\s*[].]", text, re.MULTILINE)
-    return text.count("\n", 0, match.start()) + 1 if match else find_line(text, section)
 
 
 def effective(settings: Settings) -> str:

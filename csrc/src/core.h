@@ -363,6 +363,9 @@ void mb_tune_malloc(void);
 void mb_log_set_level(int32_t level);
 /* Where log lines of native code go; NULL = nowhere. */
 void mb_log_set_sink(void (*sink)(int32_t level, const char *message));
+/* When the process crashes, what can be read from `from` (non-blocking) is copied to `to`; -1 = no longer. A handler
+   of the same signals that was there before is replaced; one that is installed later should call this one. */
+void mb_save_last_words(int32_t from, int32_t to);
 
 #ifdef MB_CFFI
 extern "Python" void mb_python_log(int32_t level, const char *message);

@@ -1,6 +1,8 @@
 /* Log lines of native code, error texts, and malloc's tuning. */
 #include <malloc.h>
+#include <signal.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "internal.h"
 
@@ -36,4 +38,25 @@ int32_t mb__fail(mb_error *error, int32_t status, const char *format, ...) {
 void mb_tune_malloc(void) {
   mallopt(M_MMAP_THRESHOLD, 256 << 20);
   mallopt(M_TRIM_THRESHOLD, 512 << 20);
+}
+
+static const int crashes[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+static int words_from = -1, words_to = -1;
+
+/* Only what a signal handler may do. SA_RESETHAND has put the default action back, which ends the process. */
+static void last_words(int number) {
+  char text[4096];
+  ssize_t count;
+  while ((count = read(words_from, text, sizeof text)) > 0) {
+    if (write(words_to, text, (size_t)count) < 0) break;
+  }
+  raise(number);
+}
+
+void mb_save_last_words(int32_t from, int32_t to) {
+  words_from = from;
+  words_to = to;
+  struct sigaction action = {.sa_flags = SA_RESETHAND | SA_NODEFER | SA_ONSTACK};
+  action.sa_handler = from < 0 ? SIG_DFL : last_words;
+  for (size_t at = 0; at < sizeof crashes / sizeof crashes[0]; at++) sigaction(crashes[at], &action, NULL);
 }

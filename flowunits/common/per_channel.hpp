@@ -92,9 +92,15 @@ int32_t per_channel(const mb_host *host, mb_call *call, const char *unit, const 
   });
 }
 
-inline Channels *read_channels(const Options &options, const char *key) {
-  std::vector<double> values = options.numbers(key, 3);
-  return new Channels{{static_cast<float>(values[0]), static_cast<float>(values[1]), static_cast<float>(values[2])}};
+// open() of a unit whose numbers, one per channel, are in the option `key`.
+inline int32_t open_channels(const mb_host *host, const mb_config *config, void **state, const char *key) {
+  return open_state<Channels>(host, config, state, [key](const Options &options) {
+    std::vector<double> values = options.numbers(key, 3);
+    return new Channels{{static_cast<float>(values[0]), static_cast<float>(values[1]), static_cast<float>(values[2])}};
+  });
 }
+
+inline constexpr mb_port kTensorIn[] = {{"in_data", "tensor", nullptr}};
+inline constexpr mb_port kTensorOut[] = {{"out_data", "tensor", nullptr}};
 
 }  // namespace mbu

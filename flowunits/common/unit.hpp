@@ -255,6 +255,31 @@ inline void write_image_meta(const mb_host *host, mb_buffer *buffer, int64_t wid
   host->buffer_set_kind(buffer, MB_KIND_IMAGE);
 }
 
+// A `normal` unit for images on the CPU, whose output i belongs to input i. State is what open() makes.
+template <typename State, uint32_t kInputs, uint32_t kOutputs, uint32_t kOptions>
+constexpr mb_unit image_unit(const char *name, const char *description, const mb_port (&inputs)[kInputs],
+                             const mb_port (&outputs)[kOutputs], const mb_option (&options)[kOptions],
+                             decltype(mb_unit::open) open, decltype(mb_unit::process) process) {
+  mb_unit unit{};
+  unit.struct_size = sizeof(mb_unit);
+  unit.flags = MB_UNIT_ELEMENTWISE;
+  unit.name = name;
+  unit.device = "cpu";
+  unit.version = "1.0.0";
+  unit.description = description;
+  unit.group = "Image";
+  unit.inputs = inputs;
+  unit.input_count = kInputs;
+  unit.outputs = outputs;
+  unit.output_count = kOutputs;
+  unit.options = options;
+  unit.option_count = kOptions;
+  unit.open = open;
+  unit.close = close_state<State>;
+  unit.process = process;
+  return unit;
+}
+
 }  // namespace mbu
 
 // Exports one unit as a plugin.

@@ -189,33 +189,15 @@ int32_t process(const mb_host *host, void *opaque, mb_call *call) {
   });
 }
 
-const mb_port inputs[] = {{"in_encoded_image", "buff", nullptr}};
-const mb_port outputs[] = {{"out_image", "image", nullptr}};
-const mb_option options[] = {
+constexpr mb_port inputs[] = {{"in_encoded_image", "buff", nullptr}};
+constexpr mb_port outputs[] = {{"out_image", "image", nullptr}};
+constexpr mb_option options[] = {
     {"pix_fmt", "string", "bgr", 0, "format of the result", "bgr|rgb|nv12"},
     {"max_pixels", "int", "100000000", 0, "largest image that is decoded, width x height", nullptr},
     {"key", "string", "", 0, "the input is JSON and holds the image in base64 under this key", nullptr},
 };
-const mb_unit unit = {sizeof(mb_unit),
-                      MB_UNIT_ELEMENTWISE,
-                      "image_decoder",
-                      "cpu",
-                      "1.0.0",
-                      "Decodes JPEG, PNG and other images.",
-                      "Image",
-                      inputs,
-                      1,
-                      outputs,
-                      1,
-                      options,
-                      3,
-                      0,
-                      0,
-                      open,
-                      mbu::close_state<State>,
-                      process,
-                      nullptr,
-                      nullptr};
+constexpr mb_unit unit = mbu::image_unit<State>("image_decoder", "Decodes JPEG, PNG and other images.", inputs, outputs,
+                                                options, open, process);
 
 }  // namespace
 

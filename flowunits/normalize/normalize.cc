@@ -6,9 +6,7 @@
 namespace {
 
 int32_t open(const mb_host *host, const mb_config *config, void **state) {
-  return mbu::open_state<mbu::Channels>(host, config, state, [](const mbu::Options &options) {
-    return mbu::read_channels(options, "standard_deviation_inverse");
-  });
+  return mbu::open_channels(host, config, state, "standard_deviation_inverse");
 }
 
 int32_t process(const mb_host *host, void *state, mb_call *call) {
@@ -17,30 +15,10 @@ int32_t process(const mb_host *host, void *state, mb_call *call) {
                           [](float value, float channel) { return value * channel; });
 }
 
-const mb_port inputs[] = {{"in_data", "tensor", nullptr}};
-const mb_port outputs[] = {{"out_data", "tensor", nullptr}};
-const mb_option options[] = {
+constexpr mb_option options[] = {
     {"standard_deviation_inverse", "list", nullptr, 1, "three numbers, one per channel, to multiply by", nullptr}};
-const mb_unit unit = {sizeof(mb_unit),
-                      MB_UNIT_ELEMENTWISE,
-                      "normalize",
-                      "cpu",
-                      "1.0.0",
-                      "Multiplies by a number per channel.",
-                      "Image",
-                      inputs,
-                      1,
-                      outputs,
-                      1,
-                      options,
-                      1,
-                      0,
-                      0,
-                      open,
-                      mbu::close_state<mbu::Channels>,
-                      process,
-                      nullptr,
-                      nullptr};
+constexpr mb_unit unit = mbu::image_unit<mbu::Channels>("normalize", "Multiplies by a number per channel.",
+                                                        mbu::kTensorIn, mbu::kTensorOut, options, open, process);
 
 }  // namespace
 

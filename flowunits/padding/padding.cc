@@ -1,15 +1,16 @@
 // padding: fits images into a fixed size, keeping their ratio, and fills what is left.
 // in_image: packed uint8 or float; out_image: the same, with the image meta.
 #include <algorithm>
+#include <memory>
 
-#include "../common/interpolation.hpp"
+#include "../common/scaling.hpp"
 
 namespace {
 
 enum class Align { kStart, kCenter, kEnd };
 
-struct State {
-  int width, height, interpolation;
+struct State : mbu::Scaling {
+  using mbu::Scaling::Scaling;
   Align vertical, horizontal;
   cv::Scalar fill;
   bool scale;
@@ -24,20 +25,14 @@ Align align_of(const std::string &word, const char *start, const char *end, cons
 
 int32_t open(const mb_host *host, const mb_config *config, void **state) {
   return mbu::open_state<State>(host, config, state, [](const mbu::Options &options) {
-    const char *width = options.has("image_width") ? "image_width" : "width";
-    const char *height = options.has("image_height") ? "image_height" : "height";
-    if (!options.has(width)) throw mbu::OptionError("option image_width is missing");
-    if (!options.has(height)) throw mbu::OptionError("option image_height is missing");
+    auto made = std::make_unique<State>(options);
     const double black[3] = {0, 0, 0};
     std::vector<double> fill = options.numbers("padding_data", 3, black);
-    cv::setNumThreads(0);
-    return new State{static_cast<int>(options.number(width, 0, 1, 65536)),
-                     static_cast<int>(options.number(height, 0, 1, 65536)),
-                     mbu::interpolation_of(options.word("interpolation", "inter_linear")),
-                     align_of(options.word("vertical_align", "top"), "top", "bottom", "vertical_align"),
-                     align_of(options.word("horizontal_align", "left"), "left", "right", "horizontal_align"),
-                     cv::Scalar(fill[0], fill[1], fill[2], 0),
-                     options.flag("need_scale", true)};
+    made->fill = cv::Scalar(fill[0], fill[1], fill[2], 0);
+    made->vertical = align_of(options.word("vertical_align", "top"), "top", "bottom", "vertical_align");
+    made->horizontal = align_of(options.word("horizontal_align", "left"), "left", "right", "horizontal_align");
+    made->scale = options.flag("need_scale", true);
+    return made.release();
   });
 }
 
@@ -95,39 +90,19 @@ int32_t process(const mb_host *host, void *opaque, mb_call *call) {
   });
 }
 
-const mb_port inputs[] = {{"in_image", "image", nullptr}};
-const mb_port outputs[] = {{"out_image", "image", nullptr}};
-const mb_option options[] = {
-    {"image_width", "int", nullptr, 0, "width of the result in pixels", nullptr},
-    {"image_height", "int", nullptr, 0, "height of the result in pixels", nullptr},
-    {"width", "int", nullptr, 0, "the same as image_width", nullptr},
-    {"height", "int", nullptr, 0, "the same as image_height", nullptr},
+constexpr mb_option options[] = {
+    mbu::kImageWidth,
+    mbu::kImageHeight,
+    mbu::kWidth,
+    mbu::kHeight,
     {"vertical_align", "string", "top", 0, "where the image stands in the frame", "top|center|bottom"},
     {"horizontal_align", "string", "left", 0, "where the image stands in the frame", "left|center|right"},
     {"padding_data", "list", "0,0,0", 0, "value of the pixels around the image, per channel", nullptr},
     {"need_scale", "bool", "true", 0, "scale the image so that it just fits", nullptr},
-    {"interpolation", "string", "inter_linear", 0, "how pixels are computed", mbu::kInterpolations},
+    mbu::kInterpolation,
 };
-const mb_unit unit = {sizeof(mb_unit),
-                      MB_UNIT_ELEMENTWISE,
-                      "padding",
-                      "cpu",
-                      "1.0.0",
-                      "Fits images into a fixed size and fills the rest.",
-                      "Image",
-                      inputs,
-                      1,
-                      outputs,
-                      1,
-                      options,
-                      9,
-                      0,
-                      0,
-                      open,
-                      mbu::close_state<State>,
-                      process,
-                      nullptr,
-                      nullptr};
+constexpr mb_unit unit = mbu::image_unit<State>("padding", "Fits images into a fixed size and fills the rest.",
+                                                mbu::kImageIn, mbu::kImageOut, options, open, process);
 
 }  // namespace
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from modelbox.errors import DriverError, Where
 from modelbox.spec import ROLES, FlowType, OptionSpec, PortSpec, UnitKind, UnitSpec, one_role
-from modelboxd.graph.loader import find_line, toml_error
+from modelboxd.graph.keys import key_line
+from modelboxd.graph.loader import toml_error
 
 log = logging.getLogger(__name__)
 
@@ -65,16 +66,8 @@ def _complain_of_type(base: dict[str, Any], where: Where) -> None:
 
 
 def _line(text: str, key: str) -> int:
-    """The line of a key of [base], or of a section's header; 0 when there is none."""
-    header = re.search(r"^[ \t]*\[[ \t]*" + re.escape(key if "." in key else "base") + r"[ \t]*\]", text, re.MULTILINE)
-    if header is None:
-        return find_line(text, key)
-    before = text.count("\n", 0, header.start())
-    if "." in key:
-        return before + 1
-    end = re.compile(r"^[ \t]*\[", re.MULTILINE).search(text, header.end())
-    inside = find_line(text[header.start() : end.start() if end else None], key)
-    return before + inside if inside else 0
+    """The line of a key of [base], or of a section such as input.input1; 0 when there is none."""
+    return key_line(text, *key.split(".")) if "." in key else key_line(text, "base", key)
 
 
 class _Reader:

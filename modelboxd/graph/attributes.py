@@ -76,10 +76,12 @@ class Attributes:
 
     def _complain(self, message: str, where: Where, hint: str = "") -> None:
         if not any(old.where == where and old.message == message for old in self.problems[-1:]):
-            self.problems.append(GraphError(message, where=where, hint=hint))
+            self.problems.append(GraphError(message, where=where, hint=hint, node=self.node.name))
 
     def _warn(self, message: str, where: Where, hint: str = "") -> None:
-        self.warnings.append(ConfigError(f"node '{self.node.name}': {message}", where=where, hint=hint))
+        self.warnings.append(
+            ConfigError(f"node '{self.node.name}': {message}", where=where, hint=hint, node=self.node.name)
+        )
 
     # ---- what the engine reads ----------------------------------------------------------------------------
 

@@ -76,15 +76,17 @@ class _Checker:
         if self.problems:
             problems = sorted(self.problems, key=lambda problem: _place(problem.where))
             first = problems[0]
-            raise GraphError(first.message, where=first.where, hint=first.hint, problems=tuple(problems))
+            raise GraphError(
+                first.message, where=first.where, hint=first.hint, node=first.node, problems=tuple(problems)
+            )
         for rank, node in enumerate(nodes.values()):
             node.priority = rank
         spec = self.spec
         return Graph(spec.name, spec.file, nodes, spec.settings, spec.flow_name, spec.flow_desc, self.warnings)
 
-    def _complain(self, message: str, where: Where | None, hint: str = "") -> None:
+    def _complain(self, message: str, where: Where | None, hint: str = "", *, node: str = "") -> None:
         if not any(old.where == where and old.message == message for old in self.problems[-1:]):
-            self.problems.append(GraphError(message, where=where, hint=hint))
+            self.problems.append(GraphError(message, where=where, hint=hint, node=node))
 
     # ---- nodes ------------------------------------------------------------------------------------------
 
@@ -96,6 +98,7 @@ class _Checker:
                 f"node '{spec.name}': unsupport node type '{kind}'",
                 attrs["type"].where,
                 "type is flowunit, input or output",
+                node=spec.name,
             )
             return None
         if kind != "flowunit":
@@ -105,6 +108,7 @@ class _Checker:
                 f"node '{spec.name}': flowunit name is empty.",
                 spec.where,
                 "give it an attribute flowunit=NAME; is the node's name spelled as where it is declared?",
+                node=spec.name,
             )
             return None
         unit = self._find(spec, attrs)
@@ -117,12 +121,14 @@ class _Checker:
         several = any(sign in device for sign in ":;,")
         if "deviceid" in attrs and (not device or several):
             text = "should not set deviceid param when use multi device" if several else "deviceid needs a device"
-            self._complain(f"node '{spec.name}': {text}", attrs["deviceid"].where, "such as device=cpu, deviceid=0")
+            self._complain(
+                f"node '{spec.name}': {text}", attrs["deviceid"].where, "such as device=cpu, deviceid=0", node=spec.name
+            )
         try:
             return self.registry.find(ALIASES.get(name, name), device, version)
         except ModelBoxError as error:
             where = attrs["device"].where if "device" in attrs else attrs["flowunit"].where
-            self._complain(f"node '{spec.name}': {error.message}", error.where or where, error.hint)
+            self._complain(f"node '{spec.name}': {error.message}", error.where or where, error.hint, node=spec.name)
             return None
 
     def _build(self, spec: NodeSpec, unit: UnitSpec) -> Node:
@@ -172,7 +178,9 @@ class _Checker:
             reason = f"{unit.role} needs at least 1 input and 1 output"
         if reason:
             have = f"has {inputs} input{'s' * (inputs != 1)} and {outputs} output{'s' * (outputs != 1)}"
-            self._complain(f"node '{node.name}': unit {unit.name} {have}: {reason}", node.where, f"see {unit.path}")
+            self._complain(
+                f"node '{node.name}': unit {unit.name} {have}: {reason}", node.where, f"see {unit.path}", node=node.name
+            )
 
     # ---- edges ----------------------------------------------------------------------------------------------
 
@@ -196,6 +204,7 @@ class _Checker:
                 f"{other.node}:{other.port} and {src.name}:{src_port}",
                 edge.where,
                 "an input takes one edge; only the branches of one condition may meet",
+                node=dst.name,
             )
             return False
         out_spec, in_spec = src.unit.output(src_port), dst.unit.input(dst_port)
@@ -219,11 +228,16 @@ class _Checker:
         kind = "output" if side == "src" else "input"
         have = f"{kind} ports of {node.unit.name}: {', '.join(ports) or 'none'}"
         if port is None:
-            self._complain(f"{side} port is missing, node: {node.name}", edge.where, f"write {node.name}:PORT; {have}")
+            self._complain(
+                f"{side} port is missing, node: {node.name}",
+                edge.where,
+                f"write {node.name}:PORT; {have}",
+                node=node.name,
+            )
             return None
         near = difflib.get_close_matches(port, ports, 1)
         hint = f"did you mean '{near[0]}'? {have}" if near else have
-        self._complain(f"{side} port is not exist, node: {node.name} port: {port}", edge.where, hint)
+        self._complain(f"{side} port is not exist, node: {node.name} port: {port}", edge.where, hint, node=node.name)
         return None
 
     # ---- the whole ------------------------------------------------------------------------------------------
@@ -235,7 +249,9 @@ class _Checker:
             if len(self.spec.nodes) > 1 and not any(node.sources.values()) and not any(node.targets.values()):
                 if self.spec.strict:
                     self._complain(
-                        f"orphan node: '{node.name}', use graph.strict=false to disable orphan check", node.where
+                        f"orphan node: '{node.name}', use graph.strict=false to disable orphan check",
+                        node.where,
+                        node=node.name,
                     )
                 continue
             for kind, ports in (("input", node.sources), ("output", node.targets)):
@@ -247,6 +263,7 @@ class _Checker:
                             node.where,
                             f"flowunit '{node.unit.name}' config error, port not connect correctly; "
                             f"every {kind} port needs an edge",
+                            node=node.name,
                         )
         if len(self.nodes) == len(self.spec.nodes) and not any(node.is_source for node in self.nodes.values()):
             where = next(iter(self.nodes.values())).where

@@ -71,7 +71,7 @@ class Levels:
         self._check_outputs_of_graph([node for node in nodes.values() if node.unit is OUTPUT])
 
     def _complain(self, node: Node, message: str, hint: str = "") -> None:
-        self.problems.append(GraphError(message, where=node.where, hint=hint))
+        self.problems.append(GraphError(message, where=node.where, hint=hint, node=node.name))
 
     def _level(self, kind: str, node: str, branch: str = "", outer: Level | None = None) -> Level:
         key = (outer, kind, node, branch)
@@ -239,7 +239,7 @@ class Levels:
             if root.kind == "source":
                 message = f"node '{node.name}': what source '{root.node}' sends is dropped at type=output"
                 hint = "outputs of a graph hand out what came in by its type=input nodes"
-                self.warnings.append(ConfigError(message, where=node.where, hint=hint))
+                self.warnings.append(ConfigError(message, where=node.where, hint=hint, node=node.name))
             elif node.match and first is None:
                 first = node, level
             elif node.match and first is not None and first[1] is not level:

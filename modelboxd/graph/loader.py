@@ -12,9 +12,9 @@ from typing import Any
 
 from modelbox.errors import ConfigError, GraphError, ModelBoxError, Where
 from modelboxd.graph.dot import parse_dot
+from modelboxd.graph.keys import key_line
 from modelboxd.graph.model import Attr, GraphSpec
-from modelboxd.graph.places import Locate, find_section, locate_text
-from modelboxd.graph.places import find_line as find_line
+from modelboxd.graph.places import Locate, locate_text
 
 SECTIONS: dict[str, set[str]] = {
     "driver": {"dir", "skip-default"},
@@ -41,15 +41,23 @@ _VARIABLE = re.compile(r"(\\?)\$\{(\w+)\}")
 
 def load_graph(path: Path) -> GraphSpec:
     """Reads a graph file. Raises GraphError with file, line and column."""
+    return parse_graph(_read_text(path), str(path))
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The sections and keys of a graph file as they stand there. Raises GraphError."""
+    return _parse_file(_read_text(path), str(path))
+
+
+def _read_text(path: Path) -> str:
     try:
         if path.exists() and not path.is_file():
             raise GraphError(f"{path}: is no file")
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise GraphError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise GraphError(f"{path}: is not UTF-8 text (byte {error.start})") from None
-    return parse_graph(text, str(path))
 
 
 def parse_graph(text: str, name: str) -> GraphSpec:
@@ -117,7 +125,7 @@ def _expand_all(attrs: dict[str, Attr]) -> dict[str, Attr]:
 def _where(text: str, name: str, key: str) -> Where:
     """The line of a key such as "graph.strict", or of its section."""
     section, _, word = key.partition(".")
-    return Where(name, find_line(text, word, section) or find_section(text, section))
+    return Where(name, key_line(text, section, word) or key_line(text, section))
 
 
 # ---- the file ------------------------------------------------------------------------------------------
@@ -157,7 +165,7 @@ def toml_error(error: tomllib.TOMLDecodeError, text: str, name: str) -> tuple[st
 def _section(data: dict[str, Any], key: str, text: str, name: str) -> dict[str, Any]:
     section = data.get(key, {})
     if not isinstance(section, dict):
-        where = Where(name, find_line(text, key) or find_section(text, key))
+        where = Where(name, key_line(text, key))
         raise GraphError(f"'{key}' must be a section [{key}]", where=where)
     return section
 
@@ -166,7 +174,7 @@ def _unknown_keys(data: dict[str, Any], text: str, name: str) -> list[ModelBoxEr
     warnings: list[ModelBoxError] = []
     for section, values in data.items():
         if section not in SECTIONS:
-            where = Where(name, find_section(text, section) or find_line(text, section))
+            where = Where(name, key_line(text, section))
             warnings.append(_warn(f"section [{section}] is not known", section, set(SECTIONS), where))
         elif isinstance(values, dict) and section != "args":
             for key in values:
@@ -231,7 +239,7 @@ def _dot_text(graph: dict[str, Any], text: str, name: str) -> tuple[str, Locate]
     if conf is None:
         path = graph.get("graphconffilepath")
         if path is None:
-            where = Where(name, find_section(text, "graph"))
+            where = Where(name, key_line(text, "graph"))
             raise GraphError("graph config path is null.", where=where, hint="set graphconf in [graph]")
         where = _where(text, name, "graph.graphconffilepath")
         if not isinstance(path, str):

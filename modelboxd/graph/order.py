@@ -33,7 +33,7 @@ class Order:
                 self._close(nodes[name])
 
     def _complain(self, node: Node, message: str, hint: str) -> None:
-        self.problems.append(GraphError(message, where=node.where, hint=hint))
+        self.problems.append(GraphError(message, where=node.where, hint=hint, node=node.name))
 
     def _sort(self) -> None:
         waiting = {name: sum(map(len, node.sources.values())) for name, node in self.nodes.items()}

@@ -83,6 +83,17 @@ def _texts(source: str, start: int) -> Iterator[_Text]:
         yield _Text(raw, at, escapes=not kind.startswith("raw"))
 
 
+def string_value(source: str, at: int) -> tuple[str, int] | None:
+    """The value of the string literal that begins at `at`, and where it ends; None when there is none."""
+    match = _TOKEN.match(source, at)
+    if match is None or match.lastgroup is None:
+        return None
+    raw = match[match.lastgroup]
+    if match.lastgroup.endswith("long"):
+        raw = raw.removeprefix("\n")
+    return _Text(raw, 0, escapes=not match.lastgroup.startswith("raw")).value, match.end()
+
+
 def locate_text(source: str, key: str, values: list[str], file: str) -> Locate:
     """Places in the DOT text that `key` sets to `values` (its lines, or the whole as the only one) -> places
     in `file`, whose content is `source`. Where the strings cannot be found again, only the line of the key is told.
@@ -90,7 +101,7 @@ def locate_text(source: str, key: str, values: list[str], file: str) -> Locate:
     begins = _positions(source)
     texts = _find(source, key, values)
     if texts is None:
-        only_line = find_line(source, key)
+        only_line = source.count("\n", 0, max(source.find(key), 0)) + 1
         return lambda line, column: Where(file, only_line)
 
     @functools.cache
@@ -126,37 +137,3 @@ def _find(source: str, key: str, values: list[str]) -> list[_Text] | None:
 def _positions(text: str) -> list[int]:
     """Where each line begins."""
     return [0, *(match.end() for match in re.finditer("\n", text))]
-
-
-@functools.lru_cache(maxsize=4)
-def _without_strings(source: str) -> str:
-    """The text with the inside of strings over several lines and of comments blanked out, lines kept."""
-
-    def blank(match: re.Match[str]) -> str:
-        return re.sub(r"[^\n]", " ", match[0]) if "\n" in match[0] or match[0].startswith("#") else match[0]
-
-    return _TOKEN.sub(blank, source)
-
-
-def find_section(text: str, section: str) -> int:
-    """The line of [section], 0 when there is none."""
-    match = _head(section).search(_without_strings(text))
-    return text.count("\n", 0, match.end()) + 1 if match else 0
-
-
-def find_line(text: str, key: str, section: str | None = None) -> int:
-    """The first line that sets `key` (in [section], if given), 0 when there is none."""
-    plain = _without_strings(text)
-    start, end = 0, len(plain)
-    head = _head(section).search(plain) if section is not None else None
-    if head:
-        following = re.compile(r"^[ \t]*\[", re.MULTILINE).search(plain, head.end())
-        start, end = head.end(), following.start() if following else end
-    pattern = re.compile(rf"^[ \t]*(?:[\w\"-]+\.)*[\"']?{re.escape(key)}[\"']?\s*[=:]", re.MULTILINE)
-    match = pattern.search(plain, start, end)
-    return plain.count("\n", 0, match.end()) + 1 if match else 0
-
-
-def _head(section: str) -> re.Pattern[str]:
-    name = re.escape(section)
-    return re.compile(rf"^[ \t]*\[{{1,2}}\s*[\"']?{name}[\"']?\s*[\].]|^[ \t]*[\"']?{name}[\"']?\s*:", re.MULTILINE)

@@ -19,11 +19,19 @@ from pathlib import Path
 from modelbox.errors import GraphError, ModelBoxError
 from modelbox.spec import UnitSpec
 from modelbox.version import VERSION
-from modelboxd import paths
+from modelboxd import logs, paths
 from modelboxd import settings as settings_module
 from modelboxd.drivers.registry import Registry
 from modelboxd.graph.loader import load_graph
-from modelboxd.settings import Settings
+from modelboxd.settings import LEVELS, LogSettings, Settings
+from modelboxd.tool.flow import run_flow
+
+LATER = {
+    "key": "encrypted passwords and models",
+    "template": "projects and units from templates",
+    "develop": "the graph editor's own server",
+}
+NOT_YET = "not supported by this version"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,16 +40,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # file names need not be UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    options = _parser().parse_args(_double_dashes(arguments))
+    parser = _parser()
+    options, rest = parser.parse_known_args(_double_dashes(arguments))
+    if rest and options.command not in LATER and not getattr(options, "control", None):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.v:
         print(f"modelbox-tool {VERSION}")
         return 0
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.CRITICAL, stream=sys.stderr)
+    if options.get_modelbox_root:
+        print(paths.root())
+        return 0
+    try:
+        _set_up_logs(options)
+    except ModelBoxError as error:
+        return _fail(error)
     if options.command is None:
         _parser().print_help()
         return 1
     try:
-        code = options.run(options) or 0
+        code = options.run_command(options) or 0
         sys.stdout.flush()
         return code
     except GraphError as error:
@@ -58,6 +75,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"internal error: {type(error).__name__}: {error}; please report this (-verbose shows more)")
 
 
+def _set_up_logs(options: argparse.Namespace) -> None:
+    """Lines of the scan and of graphs: to -log-path, to the screen with -verbose, else nowhere. Raises ConfigError."""
+    if options.log_path:
+        logs.set_up(LogSettings(level=options.log_level, path=options.log_path, screen=options.verbose))
+    elif options.verbose:
+        logs.set_up(LogSettings(level=options.log_level), verbose=True)
+    else:
+        logging.basicConfig(level=logging.CRITICAL + 1, stream=sys.stderr)
+
+
 def _fail(*reasons: object) -> int:
     for reason in reasons:
         print(f"modelbox-tool: {reason}", file=sys.stderr)
@@ -72,6 +99,11 @@ def _double_dashes(arguments: list[str]) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="modelbox-tool", description="Looks at flow units, graphs and the server.")
     parser.add_argument("--verbose", action="store_true", help="log to the screen")
+    parser.add_argument(
+        "--log-level", default="INFO", choices=LEVELS, type=str.upper, help="least level that is logged"
+    )
+    parser.add_argument("--log-path", default="", metavar="FILE", help="log to this file")
+    parser.add_argument("--get-modelbox-root", action="store_true", help="print the prefix of all standard paths")
     parser.add_argument("-v", action="store_true", help="version")
     commands = parser.add_subparsers(dest="command")
     driver = commands.add_parser("driver", help="flow units that can be used, and what is wrong with the others")
@@ -82,15 +114,30 @@ def _parser() -> argparse.ArgumentParser:
     driver.add_argument("--path", default="", help="more directories, separated by commas")
     driver.add_argument("--conf", default="", help="a graph file whose driver.dir counts as well")
     driver.add_argument("--format-json", action="store_true", help="JSON instead of text")
-    driver.set_defaults(run=_driver)
+    driver.set_defaults(run_command=_driver)
+    flow = commands.add_parser("flow", help="runs a graph, or converts it")
+    flow.add_argument("--run", metavar="FILE", help="run this graph until it is told to stop")
+    flow.add_argument("--conf-convert", action="store_true", help="print the graph of -path in another format")
+    flow.add_argument("--path", default="", metavar="FILE", help="the graph to convert")
+    flow.add_argument("--out-format", choices=("json", "toml"), default="json")
+    flow.set_defaults(run_command=run_flow)
     server = commands.add_parser("server", help="the server's configuration and port")
     server.add_argument("--conf", default="", help="modelbox.conf")
     server.add_argument("--get-conf-value", metavar="KEY", help="print one value, e.g. server.port")
     server.add_argument("--check-port", metavar="HOST:PORT", help="exit 0 free, 2 in use, 3 not allowed")
-    server.set_defaults(run=_server)
+    server.add_argument("--conn", default="", metavar="SOCKET", help="the control socket (not supported yet)")
+    server.add_argument(
+        "control", nargs="*", help="a command for the server: log, slab, stat, stack (not supported yet)"
+    )
+    server.set_defaults(run_command=_server)
+    for name, what in LATER.items():
+        later = commands.add_parser(name, help=f"{what} (not supported yet)", add_help=False)
+        later.set_defaults(run_command=lambda options: _fail(f"{options.command}: {LATER[options.command]}: {NOT_YET}"))
     help_command = commands.add_parser("help", help="this text")
     help_command.add_argument("topic", nargs="?", choices=sorted(commands.choices), help="a command")
-    help_command.set_defaults(run=lambda options: print(commands.choices.get(options.topic, parser).format_help()))
+    help_command.set_defaults(
+        run_command=lambda options: print(commands.choices.get(options.topic, parser).format_help())
+    )
     return parser
 
 
@@ -98,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _driver(options: argparse.Namespace) -> int:
+    if options.type not in ("", "flowunit"):
+        return _fail(f"driver: -type {options.type} is not known (flowunit)")
     places = [Path(place) for place in options.path.split(",") if place]
     if options.conf:
         places += [Path(place) for place in load_graph(Path(options.conf)).driver_dirs]
@@ -145,7 +194,10 @@ def _ports(ports: Sequence[object]) -> str:
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Columns as wide as the original's at least; longer words make their column wider."""
+    least = (25, 30, 10, 10) if head[0] == "Class" else ()
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    widths = [max(width, least[column] if column < len(least) else 0) for column, width in enumerate(widths)]
     for row in [head, *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
@@ -167,19 +219,37 @@ def _as_json(unit: UnitSpec) -> dict[str, object]:
 
 
 def _print_details(unit: UnitSpec) -> None:
+    def line(indent: int, name: str, value: object) -> None:
+        print(f"{' ' * indent}{name.ljust(16 - indent)}: {value}")
+
     print("-" * 40)
-    print(f"flowunit name : {unit.name}\ntype          : {unit.device}\ndriver name   : {Path(unit.path).name}")
-    print(f"version       : {unit.version}\ndescription   : {unit.description}\ngroup         : {unit.group}")
-    for title, ports in (("inputs", unit.inputs), ("outputs", unit.outputs)):
-        print(f"{title}:")
-        for number, port in enumerate(ports, 1):
-            print(f"  {number}. name {port.name}, type {port.type}, device {port.device}")
-    print("options:")
+    line(0, "flowunit name", unit.name)
+    line(0, "type", unit.device)
+    line(0, "driver name", Path(unit.path).name)
+    line(0, "version", unit.version)
+    line(0, "description", unit.description)
+    line(0, "group", unit.group)
+    print("inputs")
+    for number, port in enumerate(unit.inputs, 1):
+        line(2, "input index", number)
+        line(4, "name", port.name)
+        line(4, "type", port.type)
+        line(4, "device", port.device)
+    print("outputs")
+    for number, port in enumerate(unit.outputs, 1):
+        line(2, "output index", number)
+        line(4, "name", port.name)
+        line(4, "device", port.device)
+    print("options")
     for number, option in enumerate(unit.options, 1):
-        values = f", one of {', '.join(option.values)}" if option.values else ""
-        default = "none" if option.default is None else repr(option.default)
-        needed = ", required" if option.required else ""
-        print(f"  {number}. {option.name} ({option.type}, default {default}{needed}{values}): {option.description}")
+        line(2, "option", number)
+        line(4, "name", option.name)
+        line(4, "default", "" if option.default is None else option.default)
+        line(4, "desc", option.description)
+        line(4, "required", str(option.required).lower())
+        line(4, "type", option.type)
+        if option.values:
+            line(4, "list values", ", ".join(option.values))
 
 
 # ---- server -------------------------------------------------------------------------------------------
@@ -190,6 +260,9 @@ def _server(options: argparse.Namespace) -> int:
         return _check_port(options.check_port)
     if options.get_conf_value:
         return _conf_value(options.conf, options.get_conf_value)
+    if options.control or options.conn:
+        what = " ".join(options.control) or "-conn"
+        return _fail(f"server: {what}: commands to a running server are {NOT_YET}; it has no control socket")
     return _fail("server: say -get-conf-value KEY or -check-port HOST:PORT")
 
 

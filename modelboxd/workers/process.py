@@ -45,9 +45,8 @@ EXIT_WAIT_S = 1.0  # how long the master may take to say how a worker ended
 IDLE_RELEASE_S = 0.25  # when nothing more is sent, a worker's memory is given back after this time
 
 Answer = Callable[[list[WorkerResult]], None]
-External = Callable[
-    ["Worker", int, Any], None
-]  # worker, the unit's number for a session, a core list or None at its end
+# Of a source unit: worker, the unit's number for a session, a core list or None at its end.
+External = Callable[["Worker", int, Any], None]
 _PYTHON_LEVELS = (logging.DEBUG, logging.INFO, 25, logging.WARNING, logging.ERROR, logging.CRITICAL)
 
 

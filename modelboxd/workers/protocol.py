@@ -51,8 +51,8 @@ LARGE = 1  # message flag
 # Call flags. EVENT: no input, it answers an event; CANCEL: the session failed, events that wait are dropped. The
 # upper 24 bits of a source's calls are the unit's number for the session.
 BEGIN, END, EVENT, CANCEL = 1, 2, 4, 8
-# Result flags. DATA_PRE: the error is that of data_pre(); MORE: events wait in this context; SKIPPED: not made, because an
-# event of its context comes first; RULE: the error fails the session; STOPS: the unit wants the job to stop.
+# Result flags. DATA_PRE: the error is that of data_pre(); MORE: events wait in this context; SKIPPED: not made, because
+# an event of its context comes first; RULE: the error fails the session; STOPS: the unit wants the job to stop.
 ERROR, KEEPS_SESSION, DATA_PRE, MORE, SKIPPED, RULE, STOPS = 1, 2, 4, 8, 16, 32, 64
 
 MESSAGE_LIMIT = 64 << 10  # bytes of a message on the socket

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 
 import psutil
@@ -147,7 +148,9 @@ def test_background(folder: Path) -> None:
         for process in (server, *server.children(recursive=True)):
             links = {os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in (0, 1, 2)}
             assert not any("tty" in link or "pts" in link for link in links)
-        assert {os.readlink(f"/proc/{server.pid}/fd/{fd}") for fd in (0, 1, 2)} == {"/dev/null"}
+        first, *others = (os.readlink(f"/proc/{server.pid}/fd/{fd}") for fd in (0, 1, 2))
+        assert first == "/dev/null"
+        assert len(set(others)) == 1 and others[0].startswith("pipe:")  # into the log
         code, _, errors = modelbox(*arguments)
         assert (code, errors) == (78, f"modelbox: Server is already running. ({pid_file} is locked)\n")
         assert pid_file.read_text() == f"{server.pid}\n"
@@ -279,10 +282,10 @@ def test_options_as_getopt_reads_them(arguments: list[str], capsys: pytest.Captu
     assert code == 0
     assert out.startswith("-----")
     for text in (
-        "flowunit name : resize",
-        "type          : cpu",
-        "version       : ",
-        "  1. name in_image",
+        "flowunit name   : resize\ntype            : cpu\n",
+        "version         : ",
+        "inputs\n  input index   : 1\n    name        : in_image\n    type        : image\n    device      : cpu\n",
+        "outputs\n  output index  : 1\n    name        : out_image\n    device      : cpu\n",
         "interpolation",
     ):
         assert text in out
@@ -345,3 +348,76 @@ def test_help_and_version_of_the_tool(capsys: pytest.CaptureFixture[str]) -> Non
     assert tool(capsys)[0] == 1
     assert tool(capsys, "server")[0] == 1
     assert tool(capsys, "nonsense")[0] == 2
+
+
+def test_what_belongs_to_later_versions_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (
+        ["key", "-pass", "-n"], ["template", "-flowunit", "-name", "x"], ["develop", "-s"],
+        ["server", "-conn", "/run/x.sock", "stat", "-all"], ["server", "-conf", "/none", "log", "-getlevel"], ["server", "stack"],
+    ):  # fmt: skip
+        code, out, errors = tool(capsys, *arguments)
+        assert (code, out) == (1, "")
+        assert errors.startswith(f"modelbox-tool: {arguments[0]}: ") and "not supported by this version" in errors
+        assert len(errors.splitlines()) == 1
+    assert (
+        tool(capsys, "driver", "-info", "-type", "model")[2]
+        == "modelbox-tool: driver: -type model is not known (flowunit)\n"
+    )
+
+
+def test_root_and_logs_of_the_tool(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELBOX_ROOT", str(folder))
+    assert tool(capsys, "-get-modelbox-root") == (0, f"{folder}\n", "")
+    monkeypatch.delenv("MODELBOX_ROOT")
+    assert tool(capsys, "-get-modelbox-root")[1] == "/\n"
+
+    def logged(*options: str) -> str:
+        code = "import sys; from modelboxd.tool.main import main; sys.exit(main())"
+        command = [sys.executable, "-c", code, *options, "driver", "-info", "-path", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=TOP)
+        assert done.returncode == 0
+        return done.stderr
+
+    (folder / "broken.toml").write_text("[base\n")
+    assert logged() == ""
+    assert "broken.toml" in logged("-verbose") and " flow units in " in logged("-verbose")
+    only = logged("-verbose", "-log-level", "warn")
+    assert "broken.toml" in only and " flow units in " not in only
+    assert logged("-log-path", str(folder / "tool.log")) == ""
+    assert "broken.toml" in (folder / "tool.log").read_text()
+    code, _, errors = tool(capsys, "-log-path", str(folder / "broken.toml/x"), "driver", "-info")
+    assert (code, "cannot be written" in errors) == (1, True)
+
+
+def test_flow_convert(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = http_graph(folder, "unit")
+    code, out, _ = tool(capsys, "flow", "-conf-convert", "-path", str(graph), "-out-format", "json")
+    assert code == 0
+    (folder / "graph.json").write_text(out)
+    code, back, _ = tool(capsys, "flow", "-conf-convert", "-path", str(folder / "graph.json"), "-out-format=toml")
+    assert (code, tomllib.loads(back)) == (0, tomllib.loads(graph.read_text()))
+    (folder / "bad.toml").write_text("[graph\n")
+    code, _, errors = tool(capsys, "flow", "-conf-convert", "-path", str(folder / "bad.toml"))
+    assert (code, errors.startswith(f"modelbox-tool: {folder}/bad.toml:1:7: ")) == (1, True)
+    assert tool(capsys, "flow")[0] == 1
+
+
+def test_flow_run(folder: Path) -> None:
+    command = [sys.executable, "-m", "modelboxd.tool.main", "flow", "-run"]
+    good = http_graph(folder, "unit")
+    with subprocess.Popen(
+        [*command, str(good)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=TOP
+    ) as run:
+        assert run.stdout is not None and run.stderr is not None
+        for line in run.stderr:
+            if "is ready: 1 jobs" in line:
+                break
+        run.terminate()
+        assert run.stdout.read() == f"run flow {good} success\n"
+        run.stderr.read()
+        assert run.wait(LIMIT_S) == 0
+    done = subprocess.run([*command, str(folder / "none.toml")], capture_output=True, text=True, cwd=TOP)
+    assert (done.returncode, done.stdout) == (1, f"run flow {folder}/none.toml failed\n")
+    assert "none.toml: cannot be read" in done.stderr

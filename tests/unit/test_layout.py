@@ -21,6 +21,7 @@ RANKS = {
     "modelboxd.drivers": 3,
     "modelboxd.workers": 3,
     "modelboxd.logs": 3,
+    "modelboxd.prints": 4,
     "modelboxd.engine": 4,
     "modelboxd.server": 5,
     "modelboxd.tool": 5,

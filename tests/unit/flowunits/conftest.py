@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from modelbox._core.memory import Pool
-from tests.unit.flowunits.host import UNITS
+from tests.unit.flowunits.host import UNITS, Unit, opened
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,3 +25,10 @@ def pool() -> Iterator[Pool]:
     yield made
     stats = made.stats()
     assert stats.guard_faults == 0
+
+
+@pytest.fixture(scope="module")
+def bgr(pool: Pool) -> Iterator[Unit]:
+    """An image decoder with its default options."""
+    with opened("image_decoder", pool) as unit:
+        yield unit

@@ -15,7 +15,7 @@ from modelbox.buffer import BufferList
 from modelbox.dtypes import ModelBoxDataType
 from modelboxd.drivers.probe import probe
 from tests.unit.flowunits.host import UNITS, Answer, library_of, opened
-from tests.unit.flowunits.test_image_decoder import data_buffer, encode, picture
+from tests.unit.flowunits.images import data_buffer, encode, picture
 
 SIZE = {"image_width": None, "image_height": None, "width": None, "height": None}
 OPTIONS: dict[str, dict[str, str | None]] = {

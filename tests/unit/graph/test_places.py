@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelbox.errors import GraphError
-from modelboxd.graph.loader import find_line, load_graph, parse_graph
+from modelboxd.graph.loader import load_graph, parse_graph
 from modelboxd.graph.places import locate_text
 
 HEAD = '[graph]\nformat = "graphviz"\n'
@@ -110,12 +110,3 @@ def test_every_character_is_found(value: str, data: st.DataObject) -> None:
         found = locate(line, column)
         assert (found.line, found.column) == (len(before), len(before[-1]) + 1)
         line, column = (line + 1, 1) if char == "\n" else (line, column + 1)
-
-
-def test_lines_of_keys() -> None:
-    text = '[a]\n# b = 1\nc = """\nb = 2\n"""\n[d]\nb = 3\n[a.e]\nb = 4\n'
-    assert find_line(text, "b") == 7
-    assert find_line(text, "b", "d") == 7
-    assert find_line(text, "b", "a") == 0
-    assert find_line(text, "x") == 0
-    assert find_line('{\n  "b": 1\n}', "b") == 2

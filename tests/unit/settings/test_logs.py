@@ -173,6 +173,18 @@ def test_journal_fields_of_job_and_node(tmp_path: Path, journal: socket.socket) 
     handler.close()
 
 
+def test_what_a_thread_logs_while_it_works_for_a_job(tmp_path: Path, journal: socket.socket) -> None:
+    handler = logs.JournalHandler(str(tmp_path / "journal"))
+    with logs.about(job="demo"):
+        with logs.about(node="resize"):
+            handler.handle(record("both"))
+        handler.handle(record("own", job="other", node=""))
+    handler.handle(record("none"))
+    handler.close()
+    found = [[field for field in journal.recv(65536).split(b"\n") if field.startswith(b"MODELBOX_")] for _ in range(3)]
+    assert found == [[b"MODELBOX_JOB=demo", b"MODELBOX_NODE=resize"], [b"MODELBOX_JOB=other"], []]
+
+
 @pytest.mark.parametrize(("level", "priority"), [(10, 7), (20, 6), (25, 5), (30, 4), (40, 3), (50, 2)])
 def test_journal_priorities(tmp_path: Path, journal: socket.socket, level: int, priority: int) -> None:
     handler = logs.JournalHandler(str(tmp_path / "journal"))
