@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import logging
 import tempfile
 import threading
 import time
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelbox.errors import ModelBoxError, UnitError
+from modelbox.spec import UnitSpec
 from modelboxd.engine.job import Job
 from modelboxd.workers.pool import WorkerPool
 from tests.property import units
@@ -26,7 +28,7 @@ LIMIT_S = 30.0  # of one graph; a healthy one takes milliseconds
 
 # What the engine does today; what is missing here is left out of the graphs for it. The interpreter and the generator
 # always know everything.
-READY = frozenset({"ports", "native", "python", "cancel"})
+READY = frozenset({"rude", "ports", "native", "python", "cancel"})
 READY_CLEARED = False  # a failed session leaves nothing in a step's ready queue
 
 SINK = ref.Unit("sink", ref.Kind.STREAM, lambda call: None, outputs=(), sees_errors=True)
@@ -65,11 +67,25 @@ def expect(case: Case, session: CaseSession) -> Expected:
     return Expected(values)
 
 
+class _Faults(logging.Handler):
+    """Exceptions that the engine itself caught and logged: each is a bug, whatever came out."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self.found.append(logging.Formatter("%(message)s").format(record))
+
+
 class Machine:
     """An engine with all scripted units, for many cases one after the other."""
 
     def __init__(self, threads: int, shop: Workshop, *, python: bool = False) -> None:
         self._workers = _Workers() if python else None
+        self._faults = _Faults()
+        logging.getLogger("modelboxd.engine").addHandler(self._faults)
         forms = list(all_forms())
         made: dict[str, Any] = {
             "sink": (spec("sink", ("in",), (), stream=True, sees_errors=True, max_batch=64), units.Sink),
@@ -89,6 +105,7 @@ class Machine:
             self._workers.pool = WorkerPool(self.bench.io, self.bench.pool)
 
     def close(self) -> None:
+        logging.getLogger("modelboxd.engine").removeHandler(self._faults)
         self.bench.close()
         if self._workers is not None:
             self.bench.engine.close()
@@ -109,6 +126,8 @@ class Machine:
         finally:
             job.stop()
             self.bench.jobs.remove(job)
+        if self._faults.found:
+            raise Disagreement(f"an internal error: {self._faults.found[0]}")
         _check_empty(job)
         del job, got
         self._check_kept(before)
@@ -142,7 +161,8 @@ class Machine:
             try:
                 session.ended.result(max(0.0, deadline - time.monotonic()))
             except FutureTimeout:
-                text = f"session {number} did not end within {LIMIT_S:g} s\n{dump(job)}"
+                faults = "\n".join(self._faults.found)
+                text = f"session {number} did not end within {LIMIT_S:g} s\n{faults}\n{dump(job)}"
                 for late in got:
                     late.session.cancel(UnitError("too late"))
                 raise Disagreement(text) from None
@@ -211,9 +231,9 @@ def all_forms() -> list[Form]:
             for outputs in (1, 2):
                 forms += [Form(impl, "expand", 1, outputs, sees, stream=stream) for stream in (False, True)]
                 forms += [Form(impl, "collapse", 1, outputs, sees, collapse_all=whole) for whole in (False, True)]
-            if impl == "builtin":
+            if impl == "builtin" and "loop" in UnitSpec.__dataclass_fields__:
                 forms.append(Form(impl, "loop", 1, 2, sees))
-    return [form for form in forms if form.kind in READY or form.kind in ("normal", "stream")]
+    return forms
 
 
 NATIVE_PORTS = ((1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (1, 0))

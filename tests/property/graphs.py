@@ -34,6 +34,7 @@ KINDS = frozenset({"condition", "expand", "collapse", "loop"})
 # with two ports); what units do; where they run.
 EVERYTHING = KINDS | {
     *("inputs", "ports"),
+    "rude",  # sessions that must fail: wrong numbers of outputs, ports and branches that do not match
     "framed",  # data_pre and data_post
     "events",
     *("native", "python"),
@@ -479,7 +480,7 @@ class Grower:
 def random_case(pick: Pick, features: frozenset[str] = EVERYTHING) -> Case:
     """One graph with its sessions."""
     grower = Grower(pick, features)
-    grower.rude = grower.chance(6)
+    grower.rude = "rude" in features and grower.chance(6)
     grower.python = "python" in features
     grower.budget = pick.number(1, 40) if grower.chance(12) else pick.number(1, 12)
     doors, has_inputs = grower.doors()

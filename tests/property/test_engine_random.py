@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.property.agreement import READY, SINK, Machines
+from tests.property.agreement import READY, SINK, Machines, expect
 from tests.property.graphs import EVERYTHING, Case, RandomPick, cases, dot, random_case, reference_graph
 from tests.reference.graph import Layout
 
@@ -72,3 +72,10 @@ def test_every_random_graph_keeps_the_rules() -> None:
         Layout(reference_graph(case, SINK))
         assert Case.from_json(case.to_json()) == case
         assert dot(case).count("->") >= len(case.nodes)
+
+
+def test_sessions_of_random_graphs_fail_only_where_they_are_meant_to() -> None:
+    for number in range(200):
+        case = random_case(RandomPick(2, number), EVERYTHING - {"rude"})
+        for session in case.sessions:
+            assert expect(case, session).reason == ""
