@@ -19,7 +19,7 @@ from modelbox.spec import UnitSpec
 from modelboxd.engine.job import Job
 from modelboxd.workers.pool import WorkerPool
 from tests.property import units
-from tests.property.graphs import Case, CaseSession, dot, reference_graph, reference_inputs
+from tests.property.case import Case, CaseSession, dot, reference_graph, reference_inputs
 from tests.property.units import Form, Workshop, builtin_class, comparable, spec_of, values_of, write_python
 from tests.reference import interpreter as ref
 from tests.unit.engine.harness import Bench, spec, text_buffer

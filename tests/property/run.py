@@ -16,7 +16,8 @@ from pathlib import Path
 
 from tests.property import agreement
 from tests.property.agreement import READY, Disagreement, Expected, Machines
-from tests.property.graphs import EVERYTHING, Case, RandomPick, dot, random_case
+from tests.property.case import Case, dot
+from tests.property.graphs import EVERYTHING, RandomPick, random_case
 from tests.property.shrink import smaller
 
 SHOW_EVERY_S = 10.0

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from tests.property.graphs import Case, CaseExit, CaseNode
+from tests.property.agreement import SINK
+from tests.property.case import Case, CaseExit, CaseNode, reference_graph
+from tests.reference.graph import Layout
 
 ENOUGH_S = 60.0
 TRIES = 3  # a race does not show every time
@@ -103,10 +105,6 @@ def without(case: Case, node: CaseNode) -> Case | None:
 
 def _is_valid(case: Case) -> bool:
     """Whether the rules of levels still hold, and everything hangs together."""
-    from tests.property.agreement import SINK
-    from tests.property.graphs import reference_graph
-    from tests.reference.graph import Layout
-
     try:
         Layout(reference_graph(case, SINK))
     except ValueError:

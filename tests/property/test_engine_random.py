@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests.property.agreement import READY, SINK, Machines, expect
-from tests.property.graphs import EVERYTHING, Case, RandomPick, cases, dot, random_case, reference_graph
+from tests.property.case import Case, dot, reference_graph
+from tests.property.graphs import EVERYTHING, RandomPick, cases, random_case
 from tests.reference.graph import Layout
 
 GRAPHS = int(os.environ.get("MODELBOX_RANDOM_GRAPHS", "2000"))

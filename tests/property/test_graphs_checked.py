@@ -10,7 +10,8 @@ from modelbox.spec import UnitSpec
 from modelboxd.graph.check import check_graph
 from modelboxd.graph.loader import parse_graph
 from tests.property.agreement import all_forms
-from tests.property.graphs import EVERYTHING, RandomPick, dot, random_case
+from tests.property.case import dot
+from tests.property.graphs import EVERYTHING, RandomPick, random_case
 from tests.property.units import spec_of
 from tests.unit.engine.harness import Registry, spec
 
