@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 HELD_MAX = 1 << 16  # bytes of further requests that wait here; then the client has to wait
 METHODS = (b"POST ", b"GET ", b"PUT ", b"DELETE ")
+TRIES = 4  # turns of the loop
 _FOREVER_S = 1e8
 # aiohttp's connection says by these two that it waits for a request. Without them it keeps what it was lent.
 TELLS_IDLE = {"_waiter", "_messages"} <= set(getattr(web.RequestHandler, "__slots__", ()))
@@ -113,12 +114,13 @@ class Connection(asyncio.Protocol):
         "_stopped",
         "_stopping",
         "_transport",
+        "_tries",
     )
 
     def __init__(self, port: Port) -> None:
         self._port = port
         self._transport: asyncio.Transport | None = None
-        self._held = b""  # a part of a head, or requests that wait for their turn
+        self._held = b""  # a part of a head, or what waits for its turn
         self._reply: Reply | None = None  # the request under way
         self._head: Head | None = None  # its head
         self._body: bytearray | None = None  # its body, as far as it is there
@@ -129,6 +131,7 @@ class Connection(asyncio.Protocol):
         self._other: Handling | None = None
         self._lent = False  # aiohttp has it
         self._owed = 0  # bytes of the lent request that aiohttp must still get; -1: unknown
+        self._tries = 0  # how often it is looked whether aiohttp waits, before it gets what came
         self._partial = False  # aiohttp has a part of a head
         self._since = 0.0  # since when nothing, or only a part of a head came; 0: from the next tick
 
@@ -170,9 +173,9 @@ class Connection(asyncio.Protocol):
             self._go_on()
 
     def data_received(self, data: bytes) -> None:
-        if self._lent and not self._take_back():
-            self._feed(data)
-        elif self._body is not None:
+        if self._lent and not self._take_back(data):
+            return
+        if self._body is not None:
             self._gather(data)
         elif self._stopping:
             return
@@ -312,22 +315,45 @@ class Connection(asyncio.Protocol):
         if not (was_partial and self._partial):
             self._since = 0.0
 
-    def _take_back(self) -> bool:
-        """Whether the lent request is over; then the connection is ours again."""
-        assert self._other is not None
-        if self._owed or not TELLS_IDLE or not self._other.is_idle():
-            return False
-        self._lent = self._partial = False
-        return True
+    def _take_back(self, data: bytes) -> bool:
+        """Whether the lent request is over and the connection ours again; if not, `data` is looked after."""
+        if self._held:
+            self._held += data
+        elif self._owed > 0 or not TELLS_IDLE:
+            self._feed(data)
+        elif self._is_idle():
+            if self._owed == 0:
+                self._lent = self._partial = False
+                return True
+            self._feed(data)
+        else:  # aiohttp may have answered a moment ago, and is about to say that it waits
+            self._held = data
+            self._tries = TRIES
+            self._port.loop.call_soon(self._try_again)
+        return False
+
+    def _try_again(self) -> None:
+        if not self._held or not self._lent:
+            return
+        self._tries -= 1
+        if self._tries and not self._is_idle():
+            self._port.loop.call_soon(self._try_again)
+        elif self._owed == 0 and self._is_idle():
+            self._lent = self._partial = False
+            self._go_on()
+        else:
+            data, self._held = self._held, b""
+            self._feed(data)
+
+    def _is_idle(self) -> bool:
+        return self._other is not None and self._other.is_idle()
 
     # ---- time ------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Called now and then: ends what is idle for too long."""
-        if self._reply is not None or self._full:
-            self._since = 0.0
-            return
-        if self._lent and (not TELLS_IDLE or self._other is None or not self._other.is_idle()):
+        busy = self._reply is not None or self._full
+        if busy or (self._lent and not (TELLS_IDLE and self._is_idle())):
             self._since = 0.0
             return
         partial = self._partial if self._lent else bool(self._held)

@@ -137,7 +137,11 @@ class Bench:
 
     def hand(self, unit: Any, session: FakeSession, buffer: Buffer) -> None:
         """As the engine does it."""
-        unit.receive(session, BufferList([buffer]).to_core(self.pool))
+        unit.receive(session, self.core(buffer))
+
+    def core(self, buffer: Buffer) -> Any:
+        """A core list of one buffer."""
+        return BufferList([buffer]).to_core(self.pool)
 
     def close(self) -> None:
         for unit in self._started:
