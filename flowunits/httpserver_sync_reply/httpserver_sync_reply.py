@@ -68,19 +68,24 @@ class HttpServerSyncReply(SinkUnit):
         start = lib.mb_buffer_meta(buffer, size)
         block = ffi.buffer(start, size[0])[:] if size[0] else b""
         known = self._known.get(block)
-        if known is None:
-            values = meta.decode(block)
-            known = values.get("status", 200), self._headers(values)
-            if len(block) <= KNOWN_SIZE:
-                if len(self._known) >= KNOWN_MAX:
-                    self._known.clear()
-                self._known[block] = known
+        if known is not None:
+            return known
+        value = ffi.new("uint8_t **")
+        if lib.mb_buffer_meta_get(buffer, b"endpoint", value, size) > 0:
+            # A request that was passed through carries the request's headers; they are no reply headers.
+            kind = lib.mb_buffer_meta_get(buffer, b"status", value, size)
+            return (meta.decode_value(kind, ffi.buffer(value[0], size[0])[:]) if kind > 0 else 200), self.headers
+        values = meta.decode(block)
+        known = values.get("status", 200), self._headers(values.get("headers"))
+        if len(block) <= KNOWN_SIZE:
+            if len(self._known) >= KNOWN_MAX:
+                self._known.clear()
+            self._known[block] = known
         return known
 
-    def _headers(self, values: dict[str, Any]) -> Headers:
-        given = values.get("headers")
-        # A request that was passed through carries the request's headers; they are no reply headers.
-        if not isinstance(given, dict) or not given or "endpoint" in values:
+    def _headers(self, given: Any) -> Headers:
+        """Our headers with those of meta `headers`."""
+        if not isinstance(given, dict) or not given:
             return self.headers
         headers = dict(self.headers.fields)
         names = {name.lower(): name for name in headers}

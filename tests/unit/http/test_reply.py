@@ -156,6 +156,20 @@ def test_a_request_that_is_passed_through_keeps_its_headers_to_itself(bench: Ben
     assert "X-Secret" not in answer.headers
 
 
+@pytest.mark.parametrize(("status", "answered"), [(404, 404), ("404", 500), (99, 500)])
+def test_status_of_a_request_that_is_passed_through(bench: Bench, status: object, answered: int) -> None:
+    def work(session: FakeSession, request: Buffer) -> None:
+        copy = Buffer(request)
+        copy.set("status", status)
+        bench.answer(session, copy)
+
+    unit, _ = bench.serve(work)
+    with Client(unit.port) as client:
+        answer = client.post(b"x", headers="X-Secret: 1\r\n")
+    assert answer.status == answered
+    assert "X-Secret" not in answer.headers
+
+
 def test_error_buffers(bench: Bench) -> None:
     def make() -> Buffer:
         made = Buffer(CPU, "x")
