@@ -61,7 +61,7 @@ class Handling(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        if status >= 500:
+        if status >= 500 and not isinstance(exc, ConnectionError):  # before 3.9 it passes these on, too
             log.error("internal error while answering %s", request.remote, exc_info=exc)
         else:
             log.debug("no well-formed HTTP from %s: %s", request.remote, message)
@@ -310,7 +310,14 @@ class Connection(asyncio.Protocol):
             self._owed = max(self._owed - len(data), -1)
         was_partial = self._partial
         idle = fresh or other.is_idle()
-        other.data_received(data)
+        try:
+            other.data_received(data)
+        except ValueError as error:  # before 3.9 the parser lets those of bad URLs out
+            log.debug("no well-formed HTTP: %s", error)
+            if idle:
+                self._refuse(400, "the request is not well-formed HTTP")
+            self._end()
+            return
         self._partial = idle and not other.has_request()
         if not (was_partial and self._partial):
             self._since = 0.0
@@ -361,10 +368,15 @@ class Connection(asyncio.Protocol):
         if not self._since:
             self._since = now
         elif now - self._since >= limit > 0:
-            if partial and self._transport is not None:
-                late = error_answer(408, "the request did not arrive in time", close=True)
-                self._transport.write(late.headers.message(late.status, late.body, True))
+            if partial:
+                self._refuse(408, "the request did not arrive in time")
             self._end()
+
+    def _refuse(self, status: int, message: str) -> None:
+        """The last answer of the connection, while nothing is under way."""
+        if self._transport is not None:
+            answer = error_answer(status, message, close=True)
+            self._transport.write(answer.headers.message(answer.status, answer.body, True))
 
     def stop(self) -> None:
         """No further request."""
