@@ -36,6 +36,10 @@ class Opaque:
         self.data = data
 
 
+def _pad(data: bytes, at_least: int = 0) -> bytes:
+    return data + bytes(-(len(data) + at_least) % 8 + at_least)
+
+
 def encode(values: dict[str, Any]) -> bytes:
     """The block of a dict. Raises ValueError for values that cannot be sent and for keys that are empty, contain
     NUL or exceed 255 bytes."""
@@ -49,26 +53,11 @@ def encode_entry(key: str, value: Any) -> bytes:
         kind, data = encode_value(value)
     except Exception as error:  # pickle calls the value's own code, which may raise anything
         raise ValueError(f"meta {key!r} cannot be sent to another process: {error}") from error
-    size, name = _keys.get(key) or _encode_key(key)
-    return (
-        _HEAD.pack(kind, size, 0, len(data)) + name + data + _ZEROS[(len(data) + (kind == STRING)) % 8][kind == STRING]
-    )
-
-
-# What follows a value, by its size modulo 8 with and without the NUL that ends a text.
-_ZEROS = [(bytes(-size % 8), bytes(1 + -size % 8)) for size in range(8)]
-_keys: dict[str, tuple[int, bytes]] = {}  # bytes of a key, and the key padded
-_KEYS_MAX = 512  # units choose keys: they must not fill the memory
-
-
-def _encode_key(key: str) -> tuple[int, bytes]:
     name = key.encode()
     if not 0 < len(name) < 256 or b"\0" in name:
         raise ValueError(f"meta key {key!r} must have 1 to 255 bytes without NUL")
-    if len(_keys) >= _KEYS_MAX:
-        _keys.clear()
-    made = _keys[key] = len(name), name + bytes(-len(name) % 8)
-    return made
+    head = _HEAD.pack(kind, len(name), 0, len(data))
+    return head + _pad(name) + _pad(data, 1 if kind == STRING else 0)
 
 
 def encode_value(value: Any) -> tuple[int, bytes]:

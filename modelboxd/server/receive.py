@@ -106,8 +106,8 @@ class HttpSource(SourceUnit):
         self._waiting: dict[Reply, None] = {}  # by deadline, since all wait equally long
         self._timer: asyncio.TimerHandle | None = None
         # What every request's meta begins with, encoded once.
-        fixed = meta.encode({"endpoint": self.endpoint.text})
-        self._fixed_meta = {method: fixed + meta.encode_entry("method", method) for method in METHODS}
+        endpoint = self.endpoint.text
+        self._fixed_meta = {method: meta.encode({"endpoint": endpoint, "method": method}) for method in METHODS}
         self._closing = error_answer(503, "the service is stopping", headers={"Retry-After": "5"}, close=True)
         self._too_many = error_answer(429, "too many requests", headers={"Retry-After": "1"})
         self._too_large = error_answer(413, f"the body is larger than {self.max_body} bytes", close=True)
@@ -292,8 +292,7 @@ class HttpSource(SourceUnit):
         return b"".join(
             (
                 self._fixed_meta[method],
-                meta.encode_entry("size", size),
-                meta.encode_entry("uri", uri),
+                meta.encode({"size": size, "uri": uri}),
                 _headers_meta(raw_headers),
             )
         )
@@ -325,7 +324,7 @@ def _headers_meta(raw: RawHeaders) -> bytes:
         for name_bytes, value_bytes in raw:
             name, value = name_bytes.decode("utf-8", "replace"), value_bytes.decode("utf-8", "replace")
             values[name] = f"{values[name]}, {value}" if name in values else value
-        block = meta.encode_entry("headers", values)
+        block = meta.encode({"headers": values})
         if len(block) > HEADERS_LIMIT:
             raise Refused(error_answer(431, f"the headers are larger than {HEADERS_LIMIT} bytes"))
         if len(block) <= KNOWN_SIZE:
