@@ -5,20 +5,19 @@ Ports: as httpserver_sync_receive. `max_requests` bounds the sessions that have 
 
 from __future__ import annotations
 
-from aiohttp import web
-
+from modelboxd.engine.feed import CoreList
 from modelboxd.engine.unit import SessionView
-from modelboxd.server.listener import SECURITY_HEADERS
+from modelboxd.server.answer import json_answer
 from modelboxd.server.receive import HttpSource
+from modelboxd.server.reply import Reply
 
 
 class HttpServerAsync(HttpSource):
-    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        items = await self.read(request)
+    def _serve(self, reply: Reply, items: CoreList) -> None:
         session = self.entry.open(None, self._ended)
         self.in_flight += 1  # until the session ends; the request's own share ends with the answer
         self.entry.send_list(session, self.port_name, items, end=True)
-        return web.json_response({"session_id": session.id}, status=202, headers=SECURITY_HEADERS)
+        reply.give(json_answer(202, {"session_id": session.id}))
 
     def _ended(self, session: SessionView) -> None:
         self.services.io.call(self._finish)

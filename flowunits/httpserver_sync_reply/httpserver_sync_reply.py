@@ -10,21 +10,24 @@ import logging
 import re
 from typing import Any
 
-from modelbox.buffer import Buffer
+from modelbox import meta
+from modelbox._core import ffi, lib
 from modelbox.configuration import Configuration
 from modelbox.errors import ConfigError
-from modelboxd.engine.unit import BuiltinUnit, Services, UnitCall
+from modelboxd.engine.feed import CoreList
+from modelboxd.engine.unit import Services, SessionView, SinkUnit
 from modelboxd.graph.model import Node
+from modelboxd.server.answer import FORBIDDEN, Headers
 from modelboxd.server.reply import Reply, base_headers
 
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]*")
-_FORBIDDEN = {"content-length", "transfer-encoding", "connection"}
+KNOWN_MAX, KNOWN_SIZE = 256, 2048  # meta blocks; bytes of one
 
 
-class HttpServerSyncReply(BuiltinUnit):
+class HttpServerSyncReply(SinkUnit):
     inline = True
 
     def __init__(self, node: Node, config: Configuration, services: Services) -> None:
@@ -33,38 +36,68 @@ class HttpServerSyncReply(BuiltinUnit):
             self.headers = base_headers(config.get_string("content_type") or "txt")
         except ConfigError as error:
             raise ConfigError(f"node '{node.name}': {error.message}", where=node.where, hint=error.hint) from None
+        # Graphs send the same meta again and again: what it means, by its bytes.
+        self._known: dict[bytes, tuple[Any, Headers]] = {b"": (200, self.headers)}
 
-    def process(self, call: UnitCall) -> None:
-        session = call.session
-        reply = session.private.pop("reply", None) if session is not None else None
-        if not isinstance(reply, Reply):
+    def receive(self, session: SessionView, items: CoreList) -> None:
+        reply = session.private.get("reply")
+        if reply.__class__ is not Reply:
             return  # answered already, or the session did not begin with an HTTP request
-        buffer = call.input("in_reply_info")[0]
-        if buffer is None:
+        buffer = items.items[0]
+        if not buffer:
+            buffer = next((items.items[at] for at in range(items.count) if items.items[at]), None)
+            if buffer is None:
+                return
+        del session.private["reply"]
+        if lib.mb_buffer_error(buffer, ffi.NULL, ffi.NULL):
+            code, message = ffi.new("char **"), ffi.new("char **")
+            lib.mb_buffer_error(buffer, code, message)
+            reply.fail(500, _text(code[0]), _text(message[0]))
             return
-        if buffer.has_error():
-            reply.fail(500, buffer.get_error_code(), buffer.get_error_msg())
-            return
-        values = buffer.meta_dict()
-        status = values.get("status", 200)
+        status, headers = self._meaning(buffer)
         if not isinstance(status, int) or not 200 <= status <= 599:
             log.warning("node '%s': meta status = %r is no HTTP status from 200 to 599", self.node.name, status)
             reply.fail(500, "Reply.BadStatus", f"node '{self.node.name}': meta status = {status!r} is no HTTP status")
             return
-        reply.answer(status, self._headers(buffer, values), buffer.as_bytes())
+        size = lib.mb_buffer_size(buffer)
+        reply.answer(status, headers, ffi.buffer(lib.mb_buffer_data(buffer), size) if size else b"")
 
-    def _headers(self, buffer: Buffer, values: dict[str, Any]) -> dict[str, str]:
-        given = values.get("headers")
-        # A request that was passed through carries the request's headers; they are no reply headers.
-        if not isinstance(given, dict) or "endpoint" in values:
+    def _meaning(self, buffer: Any) -> tuple[Any, Headers]:
+        """Status (unchecked) and headers that the meta of a buffer asks for."""
+        size = ffi.new("uint64_t *")
+        start = lib.mb_buffer_meta(buffer, size)
+        block = ffi.buffer(start, size[0])[:] if size[0] else b""
+        known = self._known.get(block)
+        if known is not None:
+            return known
+        value = ffi.new("uint8_t **")
+        if lib.mb_buffer_meta_get(buffer, b"endpoint", value, size) > 0:
+            # A request that was passed through carries the request's headers; they are no reply headers.
+            kind = lib.mb_buffer_meta_get(buffer, b"status", value, size)
+            return (meta.decode_value(kind, ffi.buffer(value[0], size[0])[:]) if kind > 0 else 200), self.headers
+        values = meta.decode(block)
+        known = values.get("status", 200), self._headers(values.get("headers"))
+        if len(block) <= KNOWN_SIZE:
+            if len(self._known) >= KNOWN_MAX:
+                self._known.clear()
+            self._known[block] = known
+        return known
+
+    def _headers(self, given: Any) -> Headers:
+        """Our headers with those of meta `headers`."""
+        if not isinstance(given, dict) or not given:
             return self.headers
-        headers = dict(self.headers)
+        headers = dict(self.headers.fields)
         names = {name.lower(): name for name in headers}
         for name, value in given.items():
             text = str(value)
             if not (isinstance(name, str) and _NAME.fullmatch(name) and _VALUE.fullmatch(text)):
                 log.warning("node '%s': header %r is not well-formed and left out", self.node.name, name)
-            elif name.lower() not in _FORBIDDEN:
+            elif name.lower() not in FORBIDDEN:
                 headers.pop(names.get(name.lower(), name), None)
                 headers[name] = text
-        return headers
+        return Headers(headers)
+
+
+def _text(text: Any) -> str:
+    return str(ffi.string(text).decode(errors="replace"))

@@ -16,7 +16,7 @@ from modelboxd.engine.feed import CoreList, Part
 from modelboxd.engine.job import Job
 from modelboxd.engine.session import Session, Stream
 from modelboxd.engine.step import Step, Work
-from modelboxd.engine.unit import BuiltinUnit, ContextView, SessionView
+from modelboxd.engine.unit import BuiltinUnit, ContextView, SessionView, SinkUnit
 from modelboxd.graph import model
 
 
@@ -76,6 +76,7 @@ class BuiltinStep(Step):
         self.concurrency = job.executor.threads
         self.has_events = node.unit.expand or (node.is_stream and not node.unit.collapse)
         self.unit = unit_class(node, Configuration(node.options), job.services)
+        self._sink = self.unit if isinstance(self.unit, SinkUnit) else None
 
     def open(self) -> None:
         self.unit.open()
@@ -94,6 +95,11 @@ class BuiltinStep(Step):
                 self.fail_parts([part], error)
 
     def _run_part(self, part: Part) -> None:
+        if self._sink is not None:
+            part.outputs = []
+            if part.count:
+                self._sink.receive(part.feed.stream.session, part.inputs[0])
+            return
         self.kind.cut(part)
         waiting: set[int] = set()
         for piece in part.pieces:

@@ -124,6 +124,18 @@ class Entry(Protocol):
         """False when back-pressure from the graph has filled the entry queue."""
 
 
+class SinkUnit(BuiltinUnit):
+    """Base class of built-in STREAM units with one input port, no output ports, and `exception_visible`, that get
+    core lists as they are: no wrapper is made for each buffer."""
+
+    def receive(self, session: SessionView, items: Any) -> None:
+        """Buffers of one stream, at least one, error buffers and holes (NULL) among them; `items` is a core list."""
+        raise NotImplementedError
+
+    def process(self, call: UnitCall) -> None:
+        raise NotImplementedError("a sink unit gets core lists")
+
+
 class SourceUnit(BuiltinUnit):
     """Base class of built-in units without input ports."""
 

@@ -1,6 +1,7 @@
 """Shared HTTP listeners: several units (and jobs) on one port, told apart by path prefix.
 
-Built on aiohttp's low-level server, without its router: one dictionary walk finds the handler.
+Built on aiohttp's low-level server, without its router: one dictionary walk finds the handler. Plain requests
+for units that take them directly do not even see aiohttp's handlers (connection.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from modelbox.errors import ConfigError
+from modelboxd.server.answer import error_answer
+from modelboxd.server.connection import Connection, Direct
+from modelboxd.server.head import Head, HeadReader
 
 if TYPE_CHECKING:
     from modelboxd.loop import IoThread
@@ -23,11 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-SECURITY_HEADERS = {
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "X-Frame-Options": "DENY",
-}
+HEADS_KEPT, HEAD_KEPT = 512, 2048  # verdicts; bytes of one, so that nobody can fill the memory with them
+HEAD_TIMEOUT_S = 30.0  # a head that stops coming
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,114 +63,163 @@ class Route:
     port: int  # the real one, where 0 was asked for
 
 
-class _Connection(web.RequestHandler):
-    """One connection. What clients do wrong is their affair: 400 as JSON, a line for those who debug."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if status >= 500:
-            log.error("internal error while answering %s", request.remote, exc_info=exc)
-        else:
-            log.debug("no well-formed HTTP from %s: %s", request.remote, message)
-        text = "internal error" if status >= 500 else "the request is not well-formed HTTP"
-        return closing_response(error_response(status, text))
-
-
 class _Port:
     """One bound address."""
 
-    def __init__(self, keepalive_s: float) -> None:
-        self.routes: dict[str, Handler] = {}
-        self.tls: Tls | None = None
+    def __init__(self, loop: asyncio.AbstractEventLoop, keepalive_s: float, head_timeout_s: float) -> None:
+        self.loop = loop
         self.keepalive_s = keepalive_s
+        self.head_timeout_s = head_timeout_s
+        self.routes: dict[str, tuple[Handler, Direct | None]] = {}
+        self.tls: Tls | None = None
         self.web = web.Server(self._dispatch, handler_cancellation=True)
         self.server: asyncio.AbstractServer | None = None
+        self.connections: set[Connection] = set()
+        self._ticking = False
+        self._reader: HeadReader | None = None
+        self._heads: dict[bytes, Head] = {}
+        try:
+            self._reader = HeadReader(loop) if keepalive_s > 0 else None
+        except (TypeError, AttributeError) as error:
+            log.debug("all requests go through aiohttp's handlers: %s", error)
 
-    def connection(self) -> _Connection:
-        """The protocol of a new connection. [I/O thread]"""
-        return _Connection(
-            self.web,
-            loop=asyncio.get_running_loop(),
-            access_log=None,  # type: ignore[arg-type]  # how aiohttp is told to keep none
-            keepalive_timeout=self.keepalive_s,
-            auto_decompress=False,
-            max_line_size=16384,
-            max_field_size=16384,
-        )
+    # ---- routes ---------------------------------------------------------------------------------------------
 
-    def _find(self, path: str) -> Handler | None:
+    def add(self, prefix: str, handler: Handler, direct: Direct | None) -> None:
+        self.routes[prefix] = handler, direct
+        self._heads.clear()  # they know their unit
+
+    def remove(self, prefix: str) -> bool:
+        """Whether it was there."""
+        self._heads.clear()
+        return self.routes.pop(prefix, None) is not None
+
+    def _find(self, path: str) -> tuple[Handler, Direct | None] | None:
         """The handler of the longest prefix on segment borders."""
         routes = self.routes
-        handler = routes.get(path)
-        while handler is None and path:
+        path = path.rstrip("/")
+        found = routes.get(path)
+        while found is None and path:
             path = path.rpartition("/")[0]
-            handler = routes.get(path)
-        return handler
+            found = routes.get(path)
+        return found
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
-        handler = self._find(request.rel_url.path.rstrip("/"))
-        if handler is None:
-            return error_response(404, "no such path")
+        found = self._find(request.rel_url.path)
+        if found is None:
+            return error_answer(404, "no such path").response()
         try:
-            return await handler(request)
+            return await found[0](request)
         except web.RequestPayloadError:
-            return closing_response(error_response(400, "the body is not well-formed HTTP"))
+            return error_answer(400, "the body is not well-formed HTTP", close=True).response()
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception:
             log.exception("internal error while answering %s %s", request.method, request.path)
-            return error_response(500, "internal error")
+            return error_answer(500, "internal error").response()
 
+    # ---- connections (connection.Port) ------------------------------------------------------------------------
 
-def error_response(status: int, message: str, code: str = "", headers: dict[str, str] | None = None) -> web.Response:
-    """A JSON answer {"error_code", "error_msg"}."""
-    body = {"error_code": code or f"HTTP_{status}", "error_msg": message}
-    return web.json_response(body, status=status, headers={**SECURITY_HEADERS, **(headers or {})})
+    def judge(self, raw: bytes) -> Head | None:
+        head = self._heads.get(raw)
+        if head is None:
+            if self._reader is None:
+                return None
+            head = self._reader.read(raw)
+            if head.plain:
+                found = self._find(head.path)
+                if found is not None and found[1] is not None:
+                    head.direct = found[1]
+                    head.prepared = head.direct.prepare(head)
+                head.raw_headers = ()
+            if len(raw) <= HEAD_KEPT:
+                if len(self._heads) >= HEADS_KEPT:
+                    self._heads.clear()
+                self._heads[raw] = head
+        return head
 
+    def joined(self, connection: Connection) -> None:
+        self.connections.add(connection)
+        if not self._ticking:
+            self._ticking = True
+            self._tick_later()
 
-def closing_response(response: web.Response) -> web.Response:
-    """The same answer, after which the connection is closed."""
-    response.headers["Connection"] = "close"
-    response.force_close()
-    return response
+    def left(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+
+    def _tick_later(self) -> None:
+        limits = (self.keepalive_s, self.head_timeout_s, 4.0)
+        self.loop.call_later(min(limit for limit in limits if limit > 0) / 4, self._tick)
+
+    def _tick(self) -> None:
+        now = self.loop.time()
+        for connection in list(self.connections):
+            connection.tick(now)
+        self._ticking = bool(self.connections)
+        if self._ticking:
+            self._tick_later()
+
+    async def close(self, limit_s: float) -> None:
+        """Takes no more, waits for what is under way for `limit_s` at most."""
+        assert self.server is not None
+        self.server.close()
+        there = list(self.connections)
+        for connection in there:
+            connection.stop()
+        # aiohttp 3.9: connections that wait for their next request go at once.
+        getattr(self.web, "pre_shutdown", lambda: None)()
+        end = self.loop.time() + limit_s
+        # Direct requests first: aiohttp would close connections under them.
+        await asyncio.gather(*(connection.shutdown(limit_s) for connection in there))
+        await self.web.shutdown(max(0.1, end - self.loop.time()))  # 0 would be no limit
 
 
 class Listeners:
     """All HTTP ports of the daemon."""
 
-    def __init__(self, io: IoThread, *, close_timeout_s: float = 5.0) -> None:
+    def __init__(self, io: IoThread, *, close_timeout_s: float = 5.0, head_timeout_s: float = HEAD_TIMEOUT_S) -> None:
         self._io = io
+        self._head_timeout_s = head_timeout_s
         self._close_timeout_s = close_timeout_s
         self._ports: dict[tuple[str, int], _Port] = {}
 
     def acquire(
-        self, host: str, port: int, prefix: str, handler: Handler, *, tls: Tls | None = None, keepalive_s: float = 200.0
+        self,
+        host: str,
+        port: int,
+        prefix: str,
+        handler: Handler,
+        *,
+        direct: Direct | None = None,
+        tls: Tls | None = None,
+        keepalive_s: float = 200.0,
     ) -> Route:
-        """Binds the address if it is not ours yet and routes `prefix` (and what is below it) to `handler`.
+        """Binds the address if it is not ours yet and routes `prefix` (and what is below it) to `handler`, plain
+        requests to `direct` if there is one.
 
         Not from the I/O thread. Raises ConfigError: port in use, prefix taken, bad certificate.
         """
-        return self._io.run(self._acquire(host, port, prefix.rstrip("/"), handler, tls, keepalive_s))
+        return self._io.run(self._acquire(host, port, prefix.rstrip("/"), handler, direct, tls, keepalive_s))
 
     async def _acquire(
-        self, host: str, port: int, prefix: str, handler: Handler, tls: Tls | None, keepalive_s: float
+        self,
+        host: str,
+        port: int,
+        prefix: str,
+        handler: Handler,
+        direct: Direct | None,
+        tls: Tls | None,
+        keepalive_s: float,
     ) -> Route:
         address = (host, port)
         there = self._ports.get(address) if port else None
         if there is None:
-            there = _Port(keepalive_s)
+            made = there = _Port(self._io.loop, keepalive_s, self._head_timeout_s)
             there.tls = tls
             context = tls.context() if tls else None
             try:
                 there.server = await self._io.loop.create_server(
-                    there.connection, host, port, ssl=context, backlog=1024, reuse_address=True
+                    lambda: Connection(made), host, port, ssl=context, backlog=1024, reuse_address=True
                 )
             except (OSError, OverflowError) as error:
                 reason = getattr(error, "strerror", None) or str(error)
@@ -185,7 +235,7 @@ class Listeners:
             raise ConfigError(f"{host}:{port} is served with another certificate or without one already")
         if prefix in there.routes:
             raise ConfigError(f"{host}:{port}{prefix or '/'} is taken by another node")
-        there.routes[prefix] = handler
+        there.add(prefix, handler, direct)
         return Route(address, prefix, address[1])
 
     def release(self, route: Route) -> None:
@@ -195,13 +245,10 @@ class Listeners:
 
     async def _release(self, route: Route) -> None:
         port = self._ports.get(route.address)
-        if port is None or port.routes.pop(route.prefix, None) is None or port.routes:
+        if port is None or not port.remove(route.prefix) or port.routes:
             return
         del self._ports[route.address]
-        assert port.server is not None
-        port.server.close()
-        port.web.pre_shutdown()  # connections that wait for their next request go at once
-        await port.web.shutdown(self._close_timeout_s)
+        await port.close(self._close_timeout_s)
 
 
-__all__ = ["SECURITY_HEADERS", "Handler", "Listeners", "Route", "Tls", "closing_response", "error_response"]
+__all__ = ["Handler", "Listeners", "Route", "Tls"]

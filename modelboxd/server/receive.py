@@ -13,17 +13,20 @@ from aiohttp import HttpVersion11, web
 from modelbox import meta
 from modelbox._core.memory import packed_list
 from modelbox.configuration import Configuration
-from modelbox.errors import BusyError, ConfigError, OutOfMemoryError, ShutdownError
+from modelbox.errors import BusyError, ConfigError, InternalError, OutOfMemoryError, ShutdownError
 from modelboxd.engine.feed import CoreList
 from modelboxd.engine.unit import Entry, Services, SourceUnit
 from modelboxd.graph.model import Node
-from modelboxd.server.listener import Route, Tls, closing_response, error_response
+from modelboxd.server.answer import Answer, Headers, error_answer
+from modelboxd.server.head import Head, RawHeaders
+from modelboxd.server.listener import Route, Tls
+from modelboxd.server.reply import Reply
 
 log = logging.getLogger(__name__)
 
 METHODS = frozenset({"POST", "PUT", "GET", "DELETE"})
 ALLOW = {"Allow": "POST, PUT, GET, DELETE"}
-HEALTH = b'{"status":200,"message":"success"}'
+HEALTH = Answer(200, Headers({"Content-Type": "application/json"}), b'{"status":200,"message":"success"}')
 STRING_KIND = 2
 HEADERS_LIMIT = 128 << 10  # bytes of all headers together
 READ_TIMEOUT_S = 30.0  # a body that stops coming, for units without a time limit of their own
@@ -60,15 +63,32 @@ class TooLarge(Exception):
 
 
 class Refused(Exception):
-    """The request is answered with `response`."""
+    """The request is answered with `answer`."""
 
-    def __init__(self, response: web.Response) -> None:
-        super().__init__(response.status)
-        self.response = response
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
+
+
+class _Waiter:
+    """A handler of aiohttp that waits for its answer."""
+
+    __slots__ = ("answer",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.answer: asyncio.Future[web.Response] = loop.create_future()
+
+    def put(self, status: int, headers: Headers, body: Any, close: bool) -> None:
+        if not self.answer.done():  # cancelled, perhaps
+            self.answer.set_result(Answer(status, headers, bytes(body), close).response())
 
 
 class HttpSource(SourceUnit):
-    """Base of httpserver_sync_receive and httpserver_async: everything but what becomes of the session."""
+    """Base of httpserver_sync_receive and httpserver_async: everything but what becomes of the session.
+
+    Requests come by one of two doors: plain ones by prepare(), take(), wait(), run() (connection.Direct), all others
+    by handle(), a handler of aiohttp that reads the body and then goes through run() too.
+    """
 
     port_name = "out_request_info"
 
@@ -78,14 +98,19 @@ class HttpSource(SourceUnit):
         self.max_requests = config.get_int("max_requests", 1000)
         self.max_body = config.get_int("max_body_size", 64 << 20)
         self.keepalive_s = config.get_int("keepalive_timeout_sec", 200)
-        self.read_timeout_s = READ_TIMEOUT_S
+        self.limit_s = READ_TIMEOUT_S  # of everything that waits
         self.in_flight = 0
         self.stopping = False
         self._entry: Entry | None = None
         self._route: Route | None = None
+        self._waiting: dict[Reply, None] = {}  # by deadline, since all wait equally long
+        self._timer: asyncio.TimerHandle | None = None
         # What every request's meta begins with, encoded once.
-        self._fixed_meta = meta.encode({"endpoint": self.endpoint.text})
-        self._method_meta = {method: meta.encode_entry("method", method) for method in METHODS}
+        endpoint = self.endpoint.text
+        self._fixed_meta = {method: meta.encode({"endpoint": endpoint, "method": method}) for method in METHODS}
+        self._closing = error_answer(503, "the service is stopping", headers={"Retry-After": "5"}, close=True)
+        self._too_many = error_answer(429, "too many requests", headers={"Retry-After": "1"})
+        self._too_large = error_answer(413, f"the body is larger than {self.max_body} bytes", close=True)
 
     @property
     def entry(self) -> Entry:
@@ -116,6 +141,7 @@ class HttpSource(SourceUnit):
                 endpoint.port,
                 endpoint.prefix,
                 self.handle,
+                direct=self,
                 tls=self._tls(),
                 keepalive_s=self.keepalive_s,
             )
@@ -132,50 +158,118 @@ class HttpSource(SourceUnit):
             self.services.listeners.release(self._route)
             self._route = None
 
-    # ---- one request (I/O thread) ----------------------------------------------------------------------
+    # ---- direct requests (I/O thread; see connection.Direct) --------------------------------------------
 
-    def refuse(self, request: web.BaseRequest) -> web.Response | None:
-        """The answer to a request that does not become a session, or None."""
-        if request.method not in METHODS:
-            return error_response(405, f"method {request.method} is not allowed", headers=ALLOW)
-        if request.rel_url.path == self.endpoint.prefix + "/health":
-            return web.Response(body=HEALTH, content_type="application/json")
+    def prepare(self, head: Head) -> Any:
+        """The meta of such a request, the answer of /health, or None where handle() has to refuse."""
+        if head.method not in METHODS or head.length > self.max_body:
+            return None
+        if head.path == self.endpoint.prefix + "/health":
+            return HEALTH
+        try:
+            return self._meta(head.method, head.uri, head.raw_headers, head.length)
+        except Refused:
+            return None
+
+    def take(self, sink: Any) -> Reply | Answer:
         if self.stopping:
-            return self.closing()
+            return self._closing
         if self.in_flight >= self.max_requests:
-            return error_response(429, "too many requests", headers={"Retry-After": "1"})
-        length = request.content_length
-        if length is not None and length > self.max_body:
-            return self.too_large()
+            return self._too_many
+        self.in_flight += 1
+        return Reply(self.services.io, self, sink)
+
+    def wait(self, reply: Reply) -> None:
+        """From now on the request has `limit_s`."""
+        loop = self.services.io.loop
+        waiting = self._waiting
+        waiting.pop(reply, None)
+        waiting[reply] = None
+        reply.deadline = loop.time() + self.limit_s
+        if self._timer is None:
+            self._timer = loop.call_at(reply.deadline, self._expire)
+
+    def run(self, reply: Reply, prepared: Any, body: bytes | bytearray) -> None:
+        try:
+            self._serve(reply, packed_list(self.services.pool, body, STRING_KIND, prepared))
+        except BusyError as error:
+            retry = str(max(1, round(error.retry_after_s)))
+            reply.give(error_answer(503, "the graph is full, try again later", headers={"Retry-After": retry}))
+        except ShutdownError:
+            reply.give(self._closing)
+        except OutOfMemoryError as error:
+            log.warning("node '%s': %s", self.node.name, str(error))  # not the frames, which hold the body
+            reply.give(error_answer(503, "no memory for the request", headers={"Retry-After": "1"}))
+        except Exception:
+            log.exception("node '%s': internal error while taking a request", self.node.name)
+            reply.abort(error_answer(500, "internal error"), InternalError("internal error"))
+
+    def finished(self, reply: Reply) -> None:
+        self.in_flight -= 1
+        self._waiting.pop(reply, None)
+
+    def _serve(self, reply: Reply, items: CoreList) -> None:
+        """Opens a session for the request. Raises what Entry.open() raises."""
+        raise NotImplementedError
+
+    def _expire(self) -> None:
+        """Ends what has waited too long, and sets the timer for the next one."""
+        self._timer = None
+        loop = self.services.io.loop
+        now = loop.time()
+        while self._waiting:
+            reply = next(iter(self._waiting))
+            if reply.deadline > now:
+                self._timer = loop.call_at(reply.deadline, self._expire)
+                return
+            if reply.session is None:
+                reply.give(LATE_REQUEST)
+            else:
+                self._late(reply)
+
+    def _late(self, reply: Reply) -> None:
+        """The session of `reply` takes too long."""
+        raise NotImplementedError
+
+    # ---- handler of aiohttp (I/O thread) ------------------------------------------------------------------
+
+    def _refusal(self, request: web.BaseRequest) -> Answer | None:
+        """The answer to a request that is never counted, or None."""
+        if request.method not in METHODS:
+            return error_answer(405, f"method {request.method} is not allowed", headers=ALLOW)
+        if request.rel_url.path == self.endpoint.prefix + "/health":
+            return HEALTH
         return None
 
-    def closing(self) -> web.Response:
-        return closing_response(error_response(503, "the service is stopping", headers={"Retry-After": "5"}))
-
-    def busy(self, error: BusyError) -> web.Response:
-        retry = str(max(1, round(error.retry_after_s)))
-        return error_response(503, "the graph is full, try again later", headers={"Retry-After": retry})
-
-    def too_large(self) -> web.Response:
-        return closing_response(error_response(413, f"the body is larger than {self.max_body} bytes"))
-
-    async def read(self, request: web.BaseRequest) -> CoreList:
-        """The request as a list of one buffer. Raises TooLarge, Refused, TimeoutError, OutOfMemoryError."""
-        body: bytes | bytearray = b""
-        if request.body_exists:
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One request from its head to its answer."""
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refusal.response()
+        waiter = _Waiter(self.services.io.loop)
+        reply = self.take(waiter)
+        if isinstance(reply, Answer):
+            return reply.response()
+        try:
             body = await self._read_body(request)
-        block = b"".join(
-            (
-                self._fixed_meta,
-                self._method_meta[request.method],
-                meta.encode_entry("size", len(body)),
-                meta.encode_entry("uri", request.path_qs),
-                _headers_meta(request.raw_headers),
-            )
-        )
-        return packed_list(self.services.pool, body, STRING_KIND, block)
+            block = self._meta(request.method, request.path_qs, request.raw_headers, len(body))
+            self.run(reply, block, body)
+            del body
+            return await waiter.answer
+        except TooLarge:
+            return self._too_large.response()
+        except Refused as refused:
+            return refused.answer.response()
+        except TimeoutError:
+            return LATE_REQUEST.response()
+        finally:
+            reply.gone()  # the client closed its connection, which cancels this handler; or it was refused
 
     async def _read_body(self, request: web.BaseRequest) -> bytes | bytearray:
+        if (request.content_length or 0) > self.max_body:
+            raise TooLarge
+        if not request.body_exists:
+            return b""
         content = request.content
         if content.is_eof():
             body = content.read_nowait()
@@ -184,7 +278,7 @@ class HttpSource(SourceUnit):
             return body
         _tell_to_go_on(request)
         collected = bytearray()
-        async with asyncio.timeout(self.read_timeout_s):
+        async with asyncio.timeout(self.limit_s):
             while True:
                 chunk = await content.readany()
                 if not chunk:
@@ -193,32 +287,18 @@ class HttpSource(SourceUnit):
                 if len(collected) > self.max_body:
                     raise TooLarge
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """One request from its head to its answer."""
-        refusal = self.refuse(request)
-        if refusal is not None:
-            return refusal
-        self.in_flight += 1
-        try:
-            return await self._serve(request)
-        except TooLarge:
-            return self.too_large()
-        except Refused as refused:
-            return refused.response
-        except TimeoutError:
-            return closing_response(error_response(408, "the request did not arrive in time"))
-        except BusyError as error:
-            return self.busy(error)
-        except ShutdownError:
-            return self.closing()
-        except OutOfMemoryError as error:
-            log.warning("node '%s': %s", self.node.name, str(error))  # not the frames, which hold the body
-            return error_response(503, "no memory for the request", headers={"Retry-After": "1"})
-        finally:
-            self.in_flight -= 1
+    def _meta(self, method: str, uri: str, raw_headers: RawHeaders, size: int) -> bytes:
+        """The meta of a request. Raises Refused when its headers are too large."""
+        return b"".join(
+            (
+                self._fixed_meta[method],
+                meta.encode({"size": size, "uri": uri}),
+                _headers_meta(raw_headers),
+            )
+        )
 
-    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        raise NotImplementedError
+
+LATE_REQUEST = error_answer(408, "the request did not arrive in time", close=True)
 
 
 def _tell_to_go_on(request: web.BaseRequest) -> None:
@@ -227,12 +307,11 @@ def _tell_to_go_on(request: web.BaseRequest) -> None:
     if expect is None or request.version < HttpVersion11:
         return
     if expect.lower() != "100-continue":
-        raise Refused(closing_response(error_response(417, "Expect may only ask for 100-continue")))
+        raise Refused(error_answer(417, "Expect may only ask for 100-continue", close=True))
     if request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-RawHeaders = tuple[tuple[bytes, bytes], ...]
 _known_headers: dict[RawHeaders, bytes] = {}  # clients send the same ones again and again
 KNOWN_MAX, KNOWN_SIZE = 512, 2048  # entries; bytes of one, so that nobody can fill the memory with them
 
@@ -245,16 +324,11 @@ def _headers_meta(raw: RawHeaders) -> bytes:
         for name_bytes, value_bytes in raw:
             name, value = name_bytes.decode("utf-8", "replace"), value_bytes.decode("utf-8", "replace")
             values[name] = f"{values[name]}, {value}" if name in values else value
-        block = meta.encode_entry("headers", values)
+        block = meta.encode({"headers": values})
         if len(block) > HEADERS_LIMIT:
-            raise Refused(error_response(431, f"the headers are larger than {HEADERS_LIMIT} bytes"))
+            raise Refused(error_answer(431, f"the headers are larger than {HEADERS_LIMIT} bytes"))
         if len(block) <= KNOWN_SIZE:
             if len(_known_headers) >= KNOWN_MAX:
                 _known_headers.clear()
             _known_headers[raw] = block
     return block
-
-
-def private_of(reply: Any) -> dict[str, Any]:
-    """Session values of a request: the reply unit finds its partner under "reply"."""
-    return {"reply": reply}

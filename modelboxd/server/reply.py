@@ -1,13 +1,10 @@
-"""The answer to one HTTP request, on its way from a reply unit (any thread) to the waiting handler."""
+"""The answer to one HTTP request, on its way from a reply unit (any thread) to whoever sends it."""
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import re
-from typing import TYPE_CHECKING, Any
-
-from aiohttp import web
+from typing import TYPE_CHECKING, Any, Protocol
 
 from modelbox.errors import (
     BusyError,
@@ -19,42 +16,51 @@ from modelbox.errors import (
     TimedOutError,
     WorkerLostError,
 )
-from modelboxd.server.listener import SECURITY_HEADERS, error_response
+from modelboxd.server.answer import SECURITY_HEADERS, Answer, Headers, Sink, error_answer
 
 if TYPE_CHECKING:
     from modelboxd.engine.unit import SessionView
     from modelboxd.loop import IoThread
 
-Answer = tuple[int, dict[str, str], bytes]
+
+class Owner(Protocol):
+    """The unit that took the request."""
+
+    def finished(self, reply: Reply) -> None:
+        """The request has its answer, or nobody waits for one. [I/O thread]"""
 
 
 class Reply:
     """One answer; the first one counts."""
 
-    __slots__ = ("_future", "_io")
+    __slots__ = ("_io", "_owner", "_sink", "deadline", "done", "session")
 
-    def __init__(self, io: IoThread) -> None:
+    def __init__(self, io: IoThread, owner: Owner, sink: Sink) -> None:
         self._io = io
-        self._future: asyncio.Future[web.Response] = io.loop.create_future()
+        self._owner = owner
+        self._sink: Sink | None = sink
+        self.session: SessionView | None = None  # from when there is one
+        self.deadline = 0.0  # of the loop's clock; the owner's to keep
+        self.done = False
 
-    def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        """A reply unit's answer. [any thread]"""
+    def answer(self, status: int, headers: Headers, body: Any, close: bool = False) -> None:
+        """The answer; `body` is bytes, or their buffer form, then good for this call only. [any thread]"""
         if self._io.is_current():
-            self._set(web.Response(status=status, headers=headers, body=body))
+            self._put(status, headers, body, close)
         else:
-            self._io.call(lambda: self._set(web.Response(status=status, headers=headers, body=body)))
+            self._io.call(self._put, status, headers, bytes(body), close)
+
+    def give(self, answer: Answer) -> None:
+        """The same. [any thread]"""
+        self.answer(*answer)
 
     def fail(self, status: int, code: str, message: str) -> None:
         """A JSON error. [any thread]"""
-        headers = {"Retry-After": "1"} if status == 503 else None
-        if self._io.is_current():
-            self._set(error_response(status, message, code, headers))
-        else:
-            self._io.call(lambda: self._set(error_response(status, message, code, headers)))
+        self.give(error_answer(status, message, code, {"Retry-After": "1"} if status == 503 else None))
 
     def ended(self, session: SessionView) -> None:
         """The session is over: whoever still waits learns why at once. [any thread]"""
-        if self._future.done():
+        if self.done:
             return
         if session.error is None:
             self.fail(500, "NoReply", "the graph ended without a reply")
@@ -64,19 +70,33 @@ class Reply:
             message = "internal error" if isinstance(error, InternalError) else error.message
             self.fail(http_status(error), type(error).__name__, message)
 
-    def time_out(self, limit_ms: int) -> bool:
-        """408; False when there is an answer already. [I/O thread]"""
-        if self._future.done():
-            return False
-        self._set(error_response(408, f"no reply within {limit_ms} ms"))
-        return True
+    def abort(self, answer: Answer, reason: ModelBoxError) -> None:
+        """The answer, and the end of the work for it. [I/O thread]"""
+        session = self.session
+        self.give(answer)
+        if session is not None:
+            session.cancel(reason)
 
-    def _set(self, response: web.Response) -> None:
-        if not self._future.done():
-            self._future.set_result(response)
+    def gone(self) -> None:
+        """Nobody waits any more: without an answer yet the work ends. [I/O thread]"""
+        if self.done:
+            return
+        session = self.session
+        self._finish()
+        if session is not None:
+            session.cancel(ShutdownError("nobody waits for the answer any more"))
 
-    def __await__(self) -> Any:
-        return self._future.__await__()
+    def _put(self, status: int, headers: Headers, body: Any, close: bool) -> None:
+        if not self.done:
+            sink = self._sink
+            self._finish()
+            assert sink is not None
+            sink.put(status, headers, body, close)
+
+    def _finish(self) -> None:
+        self.done = True
+        self.session = self._sink = None  # they know this one
+        self._owner.finished(self)
 
 
 def http_status(error: ModelBoxError) -> int:
@@ -113,7 +133,7 @@ CONTENT_TYPES = {
 _MIME = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(;[\x20-\x7e]*)?", re.ASCII)
 
 
-def base_headers(content_type: str) -> dict[str, str]:
+def base_headers(content_type: str) -> Headers:
     """Headers of a good answer; `content_type` is a word of the list above or a full MIME type.
 
     Raises ConfigError.
@@ -123,4 +143,4 @@ def base_headers(content_type: str) -> dict[str, str]:
         near = difflib.get_close_matches(content_type, CONTENT_TYPES, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"{', '.join(CONTENT_TYPES)}, or such as image/webp"
         raise ConfigError(f"content_type {content_type!r} is neither a known word nor a MIME type", hint=hint)
-    return {**SECURITY_HEADERS, "Content-Type": kind}
+    return Headers({**SECURITY_HEADERS, "Content-Type": kind})

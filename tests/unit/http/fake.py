@@ -83,21 +83,6 @@ class FakeEntry:
         return self.sessions[-1]
 
 
-class ReplyCall:
-    """A call of the reply unit with one buffer."""
-
-    def __init__(self, session: Any, buffer: Buffer) -> None:
-        self.session = session
-        self.items = BufferList([buffer])
-
-    def input(self, port: str) -> BufferList:
-        assert port == "in_reply_info"
-        return self.items
-
-    def output(self, port: str) -> BufferList:
-        raise AssertionError("the reply unit has no output")
-
-
 class Bench:
     """Makes units on one I/O thread and one set of listeners."""
 
@@ -131,7 +116,7 @@ class Bench:
         back = self.unit("httpserver_sync_reply", **(reply or {}))
 
         def echo(session: FakeSession, buffer: Buffer) -> None:
-            back.process(ReplyCall(session, Buffer(CPU, buffer.as_bytes())))
+            self.hand(back, session, Buffer(CPU, buffer.as_bytes()))
 
         entry = FakeEntry(work or echo)
         unit.open()
@@ -148,7 +133,15 @@ class Bench:
 
     def answer(self, session: FakeSession, buffer: Buffer, **options: object) -> None:
         """Hands a buffer to a reply unit. [any thread]"""
-        self.unit("httpserver_sync_reply", **options).process(ReplyCall(session, buffer))
+        self.hand(self.unit("httpserver_sync_reply", **options), session, buffer)
+
+    def hand(self, unit: Any, session: FakeSession, buffer: Buffer) -> None:
+        """As the engine does it."""
+        unit.receive(session, self.core(buffer))
+
+    def core(self, buffer: Buffer) -> Any:
+        """A core list of one buffer."""
+        return BufferList([buffer]).to_core(self.pool)
 
     def close(self) -> None:
         for unit in self._started:

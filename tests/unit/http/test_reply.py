@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from modelbox._core import ffi, lib
+from modelbox._core.memory import new_list
 from modelbox.buffer import Buffer
 from modelbox.device import CPU
 from modelbox.errors import (
@@ -117,7 +119,7 @@ def test_headers(bench: Bench) -> None:
         "x-frame-options": "SAMEORIGIN",
         "X-Split": "a\r\nX-Injected: 1",
         "X-Nul": "a\0b",
-        "X-Half": "\ud800",
+        "X-Half": "\udc80",
         "Bad Name": "x",
         "Bad\r\nName": "x",
         "": "x",
@@ -151,6 +153,20 @@ def test_a_request_that_is_passed_through_keeps_its_headers_to_itself(bench: Ben
     with Client(unit.port) as client:
         answer = client.post(b"x", headers="X-Secret: 1\r\n")
     assert answer.body == b"x"
+    assert "X-Secret" not in answer.headers
+
+
+@pytest.mark.parametrize(("status", "answered"), [(404, 404), ("404", 500), (99, 500)])
+def test_status_of_a_request_that_is_passed_through(bench: Bench, status: object, answered: int) -> None:
+    def work(session: FakeSession, request: Buffer) -> None:
+        copy = Buffer(request)
+        copy.set("status", status)
+        bench.answer(session, copy)
+
+    unit, _ = bench.serve(work)
+    with Client(unit.port) as client:
+        answer = client.post(b"x", headers="X-Secret: 1\r\n")
+    assert answer.status == answered
     assert "X-Secret" not in answer.headers
 
 
@@ -227,3 +243,20 @@ def test_bugs_of_ours_are_not_spread(bench: Bench) -> None:
 def test_a_session_that_no_request_began(bench: Bench) -> None:
     bench.answer(FakeSession({}, None), buffer("x"))
     bench.answer(FakeSession({"reply": "something else"}, None), buffer("x"))
+
+
+def test_positions_without_a_value_are_no_answer(bench: Bench) -> None:
+    """A condition upstream has sent the request another way, or only what follows came this way."""
+
+    def work(session: FakeSession, request: Buffer) -> None:
+        holes = new_list(1)
+        lib.mb_list_push(holes, ffi.NULL)
+        back.receive(session, holes)
+        values = bench.core(buffer("value"))
+        lib.mb_list_extend(holes, values, 0, 1)
+        back.receive(session, holes)
+
+    back = bench.unit("httpserver_sync_reply")
+    unit, _ = bench.serve(work)
+    with Client(unit.port) as client:
+        assert client.post().body == b"value"
