@@ -115,9 +115,8 @@ enum mb_log_level { MB_LOG_DEBUG = 0, MB_LOG_INFO = 1, MB_LOG_NOTICE = 2, MB_LOG
 #define MB_UNIT_CONDITION 8u     /* 2 or more outputs: a call gets one buffer per port and pushes one, on one port */
 #define MB_UNIT_EXPAND 16u       /* a call gets one buffer per port; what it pushes is a sub-stream of its own */
 #define MB_UNIT_COLLAPSE 32u     /* a call gets a whole sub-stream and pushes at most one buffer per port */
-#define MB_UNIT_COLLAPSE_ANY 64u /* with COLLAPSE: calls as buffers come (collapse_all = false); one in all per port \
-                                  */
-#define MB_UNIT_LOOP 128u /* 1 input, 2 outputs, one leads back: a call gets one buffer, pushes one, on one port */
+#define MB_UNIT_COLLAPSE_ANY 64u /* with COLLAPSE: calls as buffers come (collapse_all = false) */
+#define MB_UNIT_LOOP 128u        /* 1 input, 2 outputs, one leads back: one buffer in, one out, on one port */
 
 typedef struct mb_buffer mb_buffer; /* data and meta, reference-counted, read-only once pushed */
 typedef struct mb_call mb_call;     /* one run of process() */

@@ -53,7 +53,6 @@ UNITS = {
         unit("onnx", kind=UnitKind.INFERENCE),
         unit("loop", outputs="again done", loop=True),
         unit("native_src", "", "out"),
-        unit("many", "", "out", BUILTIN, options=(OptionSpec("rate", "int"),)),
     )
 }  # fmt: skip
 
