@@ -15,6 +15,7 @@ class UnitKind(Enum):
     PYTHON = "python"  # a user's Python: worker process
     INFERENCE = "inference"  # TOML + model: the engine unit behind its virtual_type
     VIRTUAL = "virtual"  # TOML + parameters: the unit behind it
+    GRAPH = "graph"  # a graph file: its nodes stand in place of the node when a graph is checked
 
 
 class FlowType(Enum):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelbox.errors import DriverError, UnitNotFoundError
-from modelbox.spec import UnitSpec
+from modelbox.spec import UnitKind, UnitSpec
 from modelboxd.drivers.scan import LibraryScan, find_files
 from modelboxd.drivers.unit_toml import read_unit
 
@@ -38,6 +38,8 @@ class Registry:
         self.units: list[UnitSpec] = []
         self.problems: list[DriverError] = []
         self._builtin_dir = builtin_dir
+        self._cache_file = cache_file
+        self._probe_timeout_s = probe_timeout_s
         self._scan = LibraryScan(cache_file, probe_timeout_s)
         self._by_name: dict[str, list[UnitSpec]] = {}
 
@@ -55,11 +57,26 @@ class Registry:
             else:
                 if unit is not None:
                     units.append(unit)
-        for unit in sorted(units, key=lambda unit: self._place_of(Path(unit.path))):
+        # Graphs last: one that is called like a flow unit does not stand in its way.
+        for unit in sorted(units, key=lambda unit: (unit.kind is UnitKind.GRAPH, self._place_of(Path(unit.path)))):
             self._add(unit)
         for problem in self.problems:
             log.warning("%s", problem)
         log.info("%d flow units in %s", len(self.units), ", ".join(str(place) for place in self.places))
+
+    def extended(self, dirs: Sequence[str]) -> Registry:
+        """A registry with more places, which count first; this one when it has them all."""
+        fresh = [path for path in map(Path, dirs) if path not in self.places]
+        if not fresh:
+            return self
+        registry = Registry(
+            [*fresh, *self.places],
+            builtin_dir=self._builtin_dir,
+            cache_file=self._cache_file,
+            probe_timeout_s=self._probe_timeout_s,
+        )
+        registry.scan()
+        return registry
 
     def _place_of(self, path: Path) -> int:
         return next(number for number, place in enumerate(self.places) if place == path or place in path.parents)
@@ -67,7 +84,7 @@ class Registry:
     def _add(self, unit: UnitSpec) -> None:
         same = self._by_name.setdefault(unit.name, [])
         for other in same:
-            if (other.device, other.version) == (unit.device, unit.version):
+            if (other.device, other.version) == (unit.device, unit.version) or unit.kind is UnitKind.GRAPH:
                 if os.path.realpath(other.path) != os.path.realpath(unit.path):
                     text = (
                         f"unit '{unit.name}' {unit.version} for {unit.device} in {unit.path} is hidden by {other.path}"
@@ -86,6 +103,9 @@ class Registry:
             fitting = [unit for unit in same if unit.device == kind and version in ("", unit.version)]
             if fitting:
                 return max(fitting, key=lambda unit: _version(unit.version))
+        graph = next((unit for unit in same if unit.kind is UnitKind.GRAPH), None)
+        if graph is not None and version in ("", graph.version):
+            return graph  # it runs on whatever its nodes run on
         raise self._not_found(name, device, version, same)
 
     def _not_found(self, name: str, device: str, version: str, same: list[UnitSpec]) -> UnitNotFoundError:

@@ -9,10 +9,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from modelbox.errors import DriverError, Where
+from modelbox.errors import DriverError, GraphError, Where
 from modelbox.spec import ROLES, FlowType, OptionSpec, PortSpec, UnitKind, UnitSpec, one_role
+from modelboxd.graph.inline import graph_unit
 from modelboxd.graph.keys import key_line
-from modelboxd.graph.loader import toml_error
+from modelboxd.graph.loader import parse_graph, plain_text, toml_error
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ _VERSION = re.compile(r"^\d+\.\d+\.\d+$")
 
 
 def read_unit(path: Path, *, builtin_dir: Path) -> UnitSpec | None:
-    """The unit that a TOML describes; None for a file that is something else (a graph).
+    """The unit that a TOML describes, which may be a graph; None for a file that is something else.
 
     Raises DriverError: file, line, what is wrong, how to mend it.
     """
@@ -47,11 +48,24 @@ def read_unit(path: Path, *, builtin_dir: Path) -> UnitSpec | None:
         raise DriverError(message, where=where) from None
     base = data.get("base")
     if not isinstance(base, dict):
-        return None
+        return _graph(path, text, data)
     if str(base.get("type")) not in KINDS:
         _complain_of_type(base, Where(str(path), _line(text, "type")))
         return None
     return _Reader(path, text, data, base, builtin_dir).unit()
+
+
+def _graph(path: Path, text: str, data: dict[str, Any]) -> UnitSpec | None:
+    """The unit that a graph file is."""
+    flow = data.get("flow")
+    if not (isinstance(data.get("graph"), dict) and isinstance(flow, dict) and flow.get("name")):
+        return None
+    if str(flow.get("enable", True)).lower() in ("false", "0"):
+        return None
+    try:
+        return graph_unit(parse_graph(text, str(path)))
+    except GraphError as error:
+        raise DriverError(error.message, where=error.where, hint=error.hint) from None
 
 
 def _complain_of_type(base: dict[str, Any], where: Where) -> None:
@@ -130,7 +144,7 @@ class _Reader:
             max_batch_size=self.number("max_batch_size"),
             entry=self._entry(),
             virtual_type=self.word("virtual_type"),
-            config={key: _text(value) for key, value in self._section("config").items()},
+            config={key: plain_text(value) for key, value in self._section("config").items()},
             base={key: value for key, value in self.data.items() if key not in ("base", "config")},
         )
 
@@ -218,7 +232,7 @@ class _Reader:
                 OptionSpec(
                     name=name,
                     type=str(item.get("type", "string")),
-                    default=None if default is None else _text(default),
+                    default=None if default is None else plain_text(default),
                     required=bool(item.get("required", False)),
                     description=str(item.get("description", "")),
                     values=_values(item.get("values", ())),
@@ -228,12 +242,4 @@ class _Reader:
 
 
 def _values(given: Any) -> tuple[str, ...]:
-    return tuple(_text(value) for value in (given if isinstance(given, (list, tuple)) else (given,)))
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return ",".join(_text(item) for item in value)
-    return str(value)
+    return tuple(plain_text(value) for value in (given if isinstance(given, (list, tuple)) else (given,)))
