@@ -13,6 +13,7 @@ from modelbox.errors import DriverError, UnitNotFoundError
 from modelbox.spec import UnitKind, UnitSpec
 from modelboxd.drivers.scan import LibraryScan, find_files
 from modelboxd.drivers.unit_toml import read_unit
+from modelboxd.graph.types import TypeTree
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,10 @@ DEVICES = ("cuda", "ascend", "rockchip", "cpu")  # best first, for nodes that na
 
 class HiddenUnitError(DriverError):
     """A unit is there a second time; the first one counts."""
+
+
+class TypeProblem(DriverError):
+    """A port type cannot be added; the unit can be used all the same."""
 
 
 class Registry:
@@ -37,6 +42,7 @@ class Registry:
         self.places = list(places)
         self.units: list[UnitSpec] = []
         self.problems: list[DriverError] = []
+        self.types = TypeTree()
         self._builtin_dir = builtin_dir
         self._cache_file = cache_file
         self._probe_timeout_s = probe_timeout_s
@@ -60,6 +66,8 @@ class Registry:
         # Graphs last: one that is called like a flow unit does not stand in its way.
         for unit in sorted(units, key=lambda unit: (unit.kind is UnitKind.GRAPH, self._place_of(Path(unit.path)))):
             self._add(unit)
+        added = {(name, parent, unit.path): None for unit in self.units for name, parent in unit.types}
+        self.problems += [TypeProblem(text) for text in self.types.add_all(added)]
         for problem in self.problems:
             log.warning("%s", problem)
         log.info("%d flow units in %s", len(self.units), ", ".join(str(place) for place in self.places))
@@ -127,7 +135,7 @@ class Registry:
 
 def _concerns(problem: DriverError, name: str) -> bool:
     """Whether a file that cannot be used seems to hold the unit: by its path, or the name in a TOML."""
-    if isinstance(problem, HiddenUnitError):
+    if isinstance(problem, (HiddenUnitError, TypeProblem)):
         return False
     file = problem.where.file if problem.where else str(problem).split(": ")[0]
     if f"/{name}." in file or f"/{name}/" in file or f"-{name}." in file or f"modelbox_{name}." in file:

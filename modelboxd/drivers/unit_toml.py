@@ -14,6 +14,7 @@ from modelbox.spec import ROLES, FlowType, OptionSpec, PortSpec, UnitKind, UnitS
 from modelboxd.graph.inline import graph_unit
 from modelboxd.graph.keys import key_line
 from modelboxd.graph.loader import parse_graph, plain_text, toml_error
+from modelboxd.graph.types import is_type_name
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +144,7 @@ class _Reader:
             default_batch_size=self.number("default_batch_size"),
             max_batch_size=self.number("max_batch_size"),
             entry=self._entry(),
+            types=self._types(),
             virtual_type=self.word("virtual_type"),
             config={key: plain_text(value) for key, value in self._section("config").items()},
             base={key: value for key, value in self.data.items() if key not in ("base", "config")},
@@ -214,13 +216,34 @@ class _Reader:
             if any(other.name == name for other in ports):
                 raise self.fail(f"{side} port '{name}' is there twice", f"{side}.{side}{number}")
             device = str(port.get("device") or self.word("device"))
-            ports.append(PortSpec(name, self._port_type(str(port.get("type", ""))), device))
+            place = f"{side}.{side}{number}"
+            word = str(port.get("type", "")).strip()
+            strict = str(port.get("strict", False)).lower()
+            if strict not in ("true", "false", "1", "0"):
+                raise self.fail(f"{place}.strict = {port['strict']!r} is not true or false", place)
+            if strict in ("true", "1") and not word:
+                raise self.fail(f"{place}.strict needs a type", place, 'such as type = "image"')
+            ports.append(PortSpec(name, self._port_type(word, strict), device, strict in ("true", "1")))
         return tuple(ports)
 
-    def _port_type(self, word: str) -> str:
+    def _port_type(self, word: str, strict: str) -> str:
+        """A type of the tree. Users write element types there ("float"), for editors; so they only count in a file that
+        adds types of its own, or on a strict port."""
+        if self.kind is UnitKind.BUILTIN or strict in ("true", "1") or word in self._section("types"):
+            return word or "raw"
         if self.kind is UnitKind.INFERENCE:
             return "tensor"
-        return word or "raw" if self.kind is UnitKind.BUILTIN else "raw"  # element types, for editors only
+        return word if word and "types" in self.data else "raw"
+
+    def _types(self) -> tuple[tuple[str, str], ...]:
+        types = []
+        for name, parent in self._section("types").items():
+            if not is_type_name(name) or not isinstance(parent, str) or not is_type_name(parent):
+                message = f"types.{name} = {parent!r} is not the name of a type and its parent"
+                where = Where(str(self.path), key_line(self.file_text, "types", name))
+                raise DriverError(message, where=where, hint='such as bgr_image = "image"')
+            types.append((name, parent))
+        return tuple(types)
 
     def _options(self) -> tuple[OptionSpec, ...]:
         options = []

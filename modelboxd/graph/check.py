@@ -16,7 +16,6 @@ from modelboxd.graph.inline import inline, missing_port, unconnected
 from modelboxd.graph.levels import Levels
 from modelboxd.graph.model import Attr, EdgeSpec, Endpoint, Graph, GraphSpec, Node, NodeSpec
 from modelboxd.graph.order import Order
-from modelboxd.graph.types import TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +169,14 @@ class _Checker:
             reason = "a loop needs exactly 1 input and 2 outputs"
         elif (unit.expand or unit.collapse) and not (inputs and outputs):
             reason = f"{unit.role} needs at least 1 input and 1 output"
+        types = self.flat.finders.get(node.name, self.finder).types
+        for port in (*unit.inputs, *unit.outputs):
+            if port.strict and port.type not in types:
+                self._complain(
+                    f"node '{node.name}' port '{port.name}': type '{port.type}' is not known, but the port is strict",
+                    node.where,
+                    f'see {unit.path}; [types] {port.type} = "raw" makes it known',
+                )
         if reason:
             have = f"has {inputs} input{'s' * (inputs != 1)} and {outputs} output{'s' * (outputs != 1)}"
             self._complain(
@@ -203,7 +210,9 @@ class _Checker:
             return False
         out_spec, in_spec = src.unit.output(src_port), dst.unit.input(dst_port)
         assert out_spec is not None and in_spec is not None
-        if not TYPES.fit(out_spec.type, in_spec.type):
+        # Directories of a graph inside know more types than those of the file around it.
+        finder = self.flat.finders.get(dst.name) or self.flat.finders.get(src.name, self.finder)
+        if not finder.types.fit(out_spec.type, in_spec.type):
             self._complain(
                 f"type mismatch: {src.name}:{src_port} gives {out_spec.type}, "
                 f"{dst.name}:{dst_port} takes {in_spec.type}",

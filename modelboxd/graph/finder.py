@@ -8,6 +8,7 @@ from typing import Protocol, Self
 from modelbox.errors import ModelBoxError
 from modelbox.spec import UnitSpec
 from modelboxd.graph.model import Attr
+from modelboxd.graph.types import TYPES, TypeTree
 
 ALIASES = {
     "httpserver_sync_receive_v2": "httpserver_sync_receive",
@@ -34,6 +35,13 @@ class Finder:
         self._registry = registry
         self._found: dict[tuple[str, str, str], UnitSpec | ModelBoxError] = {}
         self._extended: dict[tuple[str, ...], Finder] = {}
+
+    @property
+    def types(self) -> TypeTree:
+        """The tree of port types; a registry that knows none of its own has the built-in ones."""
+        types = getattr(self._registry, "types", TYPES)
+        assert isinstance(types, TypeTree)
+        return types
 
     def find(self, attrs: dict[str, Attr]) -> UnitSpec:
         """The unit of a node with these attributes. Raises the registry's UnitNotFoundError."""

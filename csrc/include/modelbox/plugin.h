@@ -262,6 +262,13 @@ typedef struct mb_unit {
   int32_t (*stream_end)(const mb_host *host, void *state, mb_call *call);
 } mb_unit;
 
+/* A type of ports that the plugin adds to the tree under "raw", since minor 1. Several plugins may add the same one
+ * below the same parent. An edge joins ports of which one's type is an ancestor of the other's, or the same. */
+typedef struct mb_type {
+  const char *name;   /* letters, digits, '_', '-' and '.' */
+  const char *parent; /* a type that exists, or that this or another plugin adds; NULL = raw */
+} mb_type;
+
 typedef struct mb_plugin {
   uint32_t struct_size;
   uint16_t abi_major; /* MB_ABI_MAJOR */
@@ -270,6 +277,8 @@ typedef struct mb_plugin {
   const char *version;
   const mb_unit *const *units;
   uint32_t unit_count;
+  uint32_t type_count;  /* since minor 1 */
+  const mb_type *types; /* since minor 1 */
 } mb_plugin;
 
 /* The only symbol that the host looks for. Returns a constant; creates nothing; may be called often. */

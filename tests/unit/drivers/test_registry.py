@@ -24,7 +24,8 @@ static const mb_option options[] = {{"size", "int", "4", 0, "a size", "4|5"}};
 static const mb_unit unit = {sizeof(mb_unit), FLAGS, "NAME", "cpu", "VERSION", "text", "Image",
   in_port, 1, out_port, 1, options, 1, 0, 3, NULL, NULL, process, NULL, NULL};
 static const mb_unit *const units[] = {&unit};
-static const mb_plugin plugin = {sizeof(mb_plugin), MAJOR, 0, "p", "1", units, 1};
+static const mb_type types[] = {TYPES};
+static const mb_plugin plugin = {sizeof(mb_plugin), MAJOR, 0, "p", "1", units, 1, sizeof types / sizeof types[0], types};
 MB_EXPORT const mb_plugin *mb_plugin_entry_v1(void) { EXTRA return &plugin; }
 """
 
@@ -37,13 +38,14 @@ def library(
     version: str = "1.0.0",
     major: str = "1",
     flags: str = "MB_UNIT_STREAM",
+    types: str = '{"bgr", "image"}',
     extra: str = "",
     head: str = "",
     link: Sequence[str] = (),
 ) -> Path:
     source = folder / "unit.c"
     text = UNIT.replace("NAME", name).replace("VERSION", version).replace("MAJOR", major)
-    text = text.replace("EXTRA", extra).replace("FLAGS", flags)
+    text = text.replace("EXTRA", extra).replace("TYPES", types).replace("FLAGS", flags)
     source.write_text(f"{head}\n{text}")
     path = folder / file
     command = ["cc", "-shared", "-fPIC", "-pthread", "-I", str(TOP / "csrc/include"), str(source), "-o", str(path)]

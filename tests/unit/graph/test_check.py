@@ -282,6 +282,21 @@ def test_types() -> None:
         tree.add("x", "nothing")
     with pytest.raises(ValueError, match="'raw' is the root"):
         tree.add("raw", "image")
+    assert "bgr" in tree
+    assert "raw" in tree
+    assert "nothing" not in tree
+
+
+def test_types_in_any_order() -> None:
+    tree = TypeTree()
+    assert tree.add_all([("c", "b", "1"), ("b", "a", "2"), ("a", "tensor", "3"), ("b", "a", "4")]) == []
+    assert tree.line("c") == ["c", "b", "a", "tensor", "raw"]
+    assert tree.add_all([("a", "image", "f1"), ("x", "y", "f2"), ("y", "x", "f3"), ("raw", "a", "f4")]) == [
+        "f1: type 'a' is below 'tensor' already",
+        "f4: 'raw' is the root of all types",
+        "f2: type 'y', which 'x' is to be below, is not known",
+        "f3: type 'x', which 'y' is to be below, is not known",
+    ]
 
 
 # ---- files ------------------------------------------------------------------------------------------------
