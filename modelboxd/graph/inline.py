@@ -404,6 +404,11 @@ def missing_port(node: str, unit: UnitSpec, port: str | None, side: str) -> tupl
     ports = [item.name for item in (unit.outputs if side == "src" else unit.inputs)]
     kind = "output" if side == "src" else "input"
     have = f"{kind} ports of {unit.name}: {', '.join(ports) or 'none'}"
+    if not ports:
+        return (
+            f"{side} port is not exist, node: {node}",
+            f"{have}; no edge can {'begin' if side == 'src' else 'end'} here",
+        )
     if port is None:
         return f"{side} port is missing, node: {node}", f"write {node}:PORT; {have}"
     near = difflib.get_close_matches(port, ports, 1)

@@ -374,7 +374,7 @@ def test_groups_are_shown(files: Files) -> None:
         (
             SUB + "; w:out -> i",
             OUTER,
-            ["units/sub.toml:4:105: dst port is missing, node: g/i (write g/i:PORT; input ports of input: none)"],
+            ["units/sub.toml:4:105: dst port is not exist, node: g/i (input ports of input: none; no edge can end here)"],
         ),
         (
             "i [type=input]; o [type=output]; i -> o",
