@@ -73,6 +73,12 @@ class _Checker:
         spec = self.spec
         return Graph(spec.name, spec.file, nodes, spec.settings, spec.flow_name, spec.flow_desc, self.warnings)
 
+    def _whole_of(self, name: str) -> object:
+        """What a node is a part of: the inputs of the graph belong together, its outputs, and the nodes of a graph that
+        stands in place of a node."""
+        unit = self.nodes[name].unit
+        return unit.name if unit is INPUT or unit is OUTPUT else ("node", self.flat.outer.get(name, name))
+
     def _place(self, problem: ModelBoxError) -> tuple[bool, str, int, int]:
         """The file itself first, graphs inside of it then."""
         where = problem.where or Where(self.spec.file)
@@ -262,10 +268,9 @@ class _Checker:
             return
         # With strict = false, nodes without edges are left alone.
         linked = [n.name for n in self.nodes.values() if any(n.sources.values()) or any(n.targets.values())]
-        # The parts of a graph that stands in place of a node belong together, like the ports of that node.
-        parts: dict[str, list[str]] = defaultdict(list)
+        parts: dict[object, list[str]] = defaultdict(list)
         for name in linked:
-            parts[self.flat.outer.get(name, name)].append(name)
+            parts[self._whole_of(name)].append(name)
         seen: set[str] = set()
         todo = linked[:1]
         while todo:
@@ -273,7 +278,7 @@ class _Checker:
             if name in seen:
                 continue
             seen.add(name)
-            todo += parts.pop(self.flat.outer.get(name, name), [])
+            todo += parts.pop(self._whole_of(name), [])
             node = self.nodes[name]
             for ends in (*node.sources.values(), *node.targets.values()):
                 todo += [end.node for end in ends]

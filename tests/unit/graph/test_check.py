@@ -407,3 +407,12 @@ def test_json_and_separate_dot_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert spec.nodes["a"].attrs["x"].text == "set"
     assert spec.nodes["a"].where.line == 2
     assert spec.driver_dirs == [str(tmp_path / "units")]
+
+
+def test_ways_from_inputs_to_outputs_are_one_graph() -> None:
+    dot = "i [type=input]; j [type=input]; o [type=output]; p [type=output]; v [flowunit=work]; w [flowunit=work]; "
+    assert len(build(dot + "i -> v:in; v:out -> o; j -> w:in; w:out -> p").nodes) == 6
+    (message,) = problems("i [type=input]; o [type=output]; s [flowunit=src]; t [flowunit=sink]; i -> o; s:out -> t:in")
+    assert message.endswith(
+        "not all node union. 's' has no path to 'i' (put separate pipelines into files of their own)"
+    )
