@@ -31,6 +31,6 @@ static const mb_unit unit = {sizeof(mb_unit),
                              NULL,
                              NULL};
 static const mb_unit *const units[] = {&unit};
-static const mb_plugin plugin = {sizeof(mb_plugin), MB_ABI_MAJOR, MB_ABI_MINOR, "pass", "1.0.0", units, 1};
+static const mb_plugin plugin = {sizeof(mb_plugin), MB_ABI_MAJOR, MB_ABI_MINOR, "pass", "1.0.0", units, 1, 0, NULL};
 
 MB_EXPORT const mb_plugin *mb_plugin_entry_v1(void) { return &plugin; }

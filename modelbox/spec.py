@@ -15,6 +15,7 @@ class UnitKind(Enum):
     PYTHON = "python"  # a user's Python: worker process
     INFERENCE = "inference"  # TOML + model: the engine unit behind its virtual_type
     VIRTUAL = "virtual"  # TOML + parameters: the unit behind it
+    GRAPH = "graph"  # a graph file: its nodes stand in place of the node when a graph is checked
 
 
 class FlowType(Enum):
@@ -43,6 +44,7 @@ class PortSpec:
     name: str
     type: str = "raw"
     device: str = "cpu"
+    strict: bool = False  # running checks that buffers are of this type, building only that they may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class UnitSpec:
     default_batch_size: int = 0  # 0: 1 for STREAM, 8 for NORMAL
     max_batch_size: int = 0  # 0: 1 for STREAM, unlimited for NORMAL
     entry: str = ""  # python, builtin: "module@Class"; inference: absolute path of the model
+    types: tuple[tuple[str, str], ...] = ()  # port types that it adds to the tree: name, parent
     virtual_type: str = ""  # inference, virtual: what runs it
     config: dict[str, str] = field(default_factory=dict, hash=False)  # [config] of the TOML, as text
     base: dict[str, object] = field(default_factory=dict, hash=False)  # the TOML's other keys, parsed

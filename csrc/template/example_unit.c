@@ -31,6 +31,6 @@ static const mb_unit unit = {
     NULL, NULL, process, NULL, NULL}; /* open, close, process, stream_begin, stream_end */
 /* clang-format on */
 static const mb_unit *const units[] = {&unit};
-static const mb_plugin plugin = {sizeof(mb_plugin), MB_ABI_MAJOR, MB_ABI_MINOR, "invert", "1.0.0", units, 1};
+static const mb_plugin plugin = {sizeof(mb_plugin), MB_ABI_MAJOR, MB_ABI_MINOR, "invert", "1.0.0", units, 1, 0, NULL};
 
 const mb_plugin *mb_plugin_entry_v1(void) { return &plugin; }

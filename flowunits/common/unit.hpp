@@ -283,10 +283,10 @@ constexpr mb_unit image_unit(const char *name, const char *description, const mb
 }  // namespace mbu
 
 // Exports one unit as a plugin.
-#define MBU_PLUGIN(unit)                                                                       \
-  extern "C" MB_EXPORT const mb_plugin *mb_plugin_entry_v1(void) {                             \
-    static const mb_unit *const units[] = {&(unit)};                                           \
-    static const mb_plugin plugin = {                                                          \
-        sizeof(mb_plugin), MB_ABI_MAJOR, MB_ABI_MINOR, (unit).name, (unit).version, units, 1}; \
-    return &plugin;                                                                            \
+#define MBU_PLUGIN(unit)                                                                                   \
+  extern "C" MB_EXPORT const mb_plugin *mb_plugin_entry_v1(void) {                                         \
+    static const mb_unit *const units[] = {&(unit)};                                                       \
+    static const mb_plugin plugin = {                                                                      \
+        sizeof(mb_plugin), MB_ABI_MAJOR, MB_ABI_MINOR, (unit).name, (unit).version, units, 1, 0, nullptr}; \
+    return &plugin;                                                                                        \
   }

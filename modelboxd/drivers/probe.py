@@ -49,7 +49,15 @@ def probe(path: str) -> dict[str, Any]:
         return {"path": path, "error": _text(error.message) or f"{path}: cannot be loaded"}
     plugin = lib.mb_library_plugin(library)
     units = [_unit(plugin.units[number]) for number in range(plugin.unit_count)]
-    return {"path": path, "units": units}
+    return {"path": path, "units": units, "types": _types(plugin)}
+
+
+def _types(plugin: Any) -> list[list[str]]:
+    """The port types that a plugin adds; one built before there were any is too short to hold them."""
+    if plugin.struct_size < ffi.offsetof("mb_plugin", "types") + ffi.sizeof("void *") or plugin.types == ffi.NULL:
+        return []
+    types = [plugin.types[number] for number in range(plugin.type_count)]
+    return [[_text(item.name), _text(item.parent) or "raw"] for item in types]
 
 
 def _text(value: Any) -> str:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelbox.errors import DriverError, UnitNotFoundError
-from modelbox.spec import UnitSpec
+from modelbox.spec import UnitKind, UnitSpec
 from modelboxd.drivers.scan import LibraryScan, find_files
 from modelboxd.drivers.unit_toml import read_unit
+from modelboxd.graph.types import TypeTree
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,10 @@ DEVICES = ("cuda", "ascend", "rockchip", "cpu")  # best first, for nodes that na
 
 class HiddenUnitError(DriverError):
     """A unit is there a second time; the first one counts."""
+
+
+class TypeProblem(DriverError):
+    """A port type cannot be added; the unit can be used all the same."""
 
 
 class Registry:
@@ -37,7 +42,10 @@ class Registry:
         self.places = list(places)
         self.units: list[UnitSpec] = []
         self.problems: list[DriverError] = []
+        self.types = TypeTree()
         self._builtin_dir = builtin_dir
+        self._cache_file = cache_file
+        self._probe_timeout_s = probe_timeout_s
         self._scan = LibraryScan(cache_file, probe_timeout_s)
         self._by_name: dict[str, list[UnitSpec]] = {}
 
@@ -55,11 +63,28 @@ class Registry:
             else:
                 if unit is not None:
                     units.append(unit)
-        for unit in sorted(units, key=lambda unit: self._place_of(Path(unit.path))):
+        # Graphs last: one that is called like a flow unit does not stand in its way.
+        for unit in sorted(units, key=lambda unit: (unit.kind is UnitKind.GRAPH, self._place_of(Path(unit.path)))):
             self._add(unit)
+        added = {(name, parent, unit.path): None for unit in self.units for name, parent in unit.types}
+        self.problems += [TypeProblem(text) for text in self.types.add_all(added)]
         for problem in self.problems:
             log.warning("%s", problem)
         log.info("%d flow units in %s", len(self.units), ", ".join(str(place) for place in self.places))
+
+    def extended(self, dirs: Sequence[str]) -> Registry:
+        """A registry with more places, which count first; this one when it has them all."""
+        fresh = [path for path in map(Path, dirs) if path not in self.places]
+        if not fresh:
+            return self
+        registry = Registry(
+            [*fresh, *self.places],
+            builtin_dir=self._builtin_dir,
+            cache_file=self._cache_file,
+            probe_timeout_s=self._probe_timeout_s,
+        )
+        registry.scan()
+        return registry
 
     def _place_of(self, path: Path) -> int:
         return next(number for number, place in enumerate(self.places) if place == path or place in path.parents)
@@ -67,7 +92,7 @@ class Registry:
     def _add(self, unit: UnitSpec) -> None:
         same = self._by_name.setdefault(unit.name, [])
         for other in same:
-            if (other.device, other.version) == (unit.device, unit.version):
+            if (other.device, other.version) == (unit.device, unit.version) or unit.kind is UnitKind.GRAPH:
                 if os.path.realpath(other.path) != os.path.realpath(unit.path):
                     text = (
                         f"unit '{unit.name}' {unit.version} for {unit.device} in {unit.path} is hidden by {other.path}"
@@ -86,6 +111,9 @@ class Registry:
             fitting = [unit for unit in same if unit.device == kind and version in ("", unit.version)]
             if fitting:
                 return max(fitting, key=lambda unit: _version(unit.version))
+        graph = next((unit for unit in same if unit.kind is UnitKind.GRAPH), None)
+        if graph is not None and version in ("", graph.version):
+            return graph  # it runs on whatever its nodes run on
         raise self._not_found(name, device, version, same)
 
     def _not_found(self, name: str, device: str, version: str, same: list[UnitSpec]) -> UnitNotFoundError:
@@ -107,7 +135,7 @@ class Registry:
 
 def _concerns(problem: DriverError, name: str) -> bool:
     """Whether a file that cannot be used seems to hold the unit: by its path, or the name in a TOML."""
-    if isinstance(problem, HiddenUnitError):
+    if isinstance(problem, (HiddenUnitError, TypeProblem)):
         return False
     file = problem.where.file if problem.where else str(problem).split(": ")[0]
     if f"/{name}." in file or f"/{name}/" in file or f"-{name}." in file or f"modelbox_{name}." in file:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 PATTERNS = ("libmodelbox-unit-*.so", "modelbox_*.so")
 STREAM, ELEMENTWISE, SEES_ERRORS, CONDITION, EXPAND, COLLAPSE, COLLAPSE_ANY, LOOP = (1 << bit for bit in range(8))
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 FAILURE_KEEP_S = 60.0
 START_S = 20.0  # what the probing process may take to start
 End = Literal["ended", "hung", "unstarted"]
@@ -124,7 +124,8 @@ class LibraryScan:
         for path in map(str, paths):
             if "error" in found[path]:
                 problems.append(DriverError(found[path]["error"]))
-            units += [_spec(path, unit) for unit in found[path].get("units", [])]
+            else:
+                units += _specs(path, found[path])
         return units, problems
 
     def _remembered(self, path: str, key: list[int], cache: dict[str, Any]) -> dict[str, Any] | None:
@@ -136,11 +137,9 @@ class LibraryScan:
             return None
         try:
             report: dict[str, Any] = entry["report"]
-            units: list[dict[str, Any]] = report["units"]
-            for unit in units:
-                _spec(path, unit)
+            _specs(path, report)
             return report if entry["key"] == key else None
-        except (KeyError, TypeError, AttributeError):  # damaged
+        except (KeyError, TypeError, ValueError, AttributeError):  # damaged
             return None
 
     # ---- probing ------------------------------------------------------------------------------------------
@@ -301,7 +300,12 @@ def _unsafe(path: str) -> str:
     return ""
 
 
-def _spec(path: str, unit: dict[str, Any]) -> UnitSpec:
+def _specs(path: str, report: dict[str, Any]) -> list[UnitSpec]:
+    types = tuple((name, parent) for name, parent in report["types"])
+    return [_spec(path, unit, types) for unit in report["units"]]
+
+
+def _spec(path: str, unit: dict[str, Any], types: tuple[tuple[str, str], ...]) -> UnitSpec:
     flags = unit["flags"]
     expand, collapse, condition, loop = one_role(
         *(bool(flags & flag) for flag in (EXPAND, COLLAPSE, CONDITION, LOOP)),
@@ -325,6 +329,7 @@ def _spec(path: str, unit: dict[str, Any]) -> UnitSpec:
         loop=loop,
         collapse_all=not flags & COLLAPSE_ANY,
         exception_visible=bool(flags & SEES_ERRORS),
+        types=types,
         elementwise=bool(flags & ELEMENTWISE),
         default_batch_size=unit["default_batch_size"],
         max_batch_size=unit["max_batch_size"],

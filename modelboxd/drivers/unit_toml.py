@@ -9,10 +9,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from modelbox.errors import DriverError, Where
+from modelbox.errors import DriverError, GraphError, Where
 from modelbox.spec import ROLES, FlowType, OptionSpec, PortSpec, UnitKind, UnitSpec, one_role
+from modelboxd.graph.inline import graph_unit
 from modelboxd.graph.keys import key_line
-from modelboxd.graph.loader import toml_error
+from modelboxd.graph.loader import parse_graph, plain_text, toml_error
+from modelboxd.graph.types import is_type_name
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ _VERSION = re.compile(r"^\d+\.\d+\.\d+$")
 
 
 def read_unit(path: Path, *, builtin_dir: Path) -> UnitSpec | None:
-    """The unit that a TOML describes; None for a file that is something else (a graph).
+    """The unit that a TOML describes, which may be a graph; None for a file that is something else.
 
     Raises DriverError: file, line, what is wrong, how to mend it.
     """
@@ -47,11 +49,24 @@ def read_unit(path: Path, *, builtin_dir: Path) -> UnitSpec | None:
         raise DriverError(message, where=where) from None
     base = data.get("base")
     if not isinstance(base, dict):
-        return None
+        return _graph(path, text, data)
     if str(base.get("type")) not in KINDS:
         _complain_of_type(base, Where(str(path), _line(text, "type")))
         return None
     return _Reader(path, text, data, base, builtin_dir).unit()
+
+
+def _graph(path: Path, text: str, data: dict[str, Any]) -> UnitSpec | None:
+    """The unit that a graph file is."""
+    flow = data.get("flow")
+    if not (isinstance(data.get("graph"), dict) and isinstance(flow, dict) and flow.get("name")):
+        return None
+    if str(flow.get("enable", True)).lower() in ("false", "0"):
+        return None
+    try:
+        return graph_unit(parse_graph(text, str(path)))
+    except GraphError as error:
+        raise DriverError(error.message, where=error.where, hint=error.hint) from None
 
 
 def _complain_of_type(base: dict[str, Any], where: Where) -> None:
@@ -129,8 +144,9 @@ class _Reader:
             default_batch_size=self.number("default_batch_size"),
             max_batch_size=self.number("max_batch_size"),
             entry=self._entry(),
+            types=self._types(),
             virtual_type=self.word("virtual_type"),
-            config={key: _text(value) for key, value in self._section("config").items()},
+            config={key: plain_text(value) for key, value in self._section("config").items()},
             base={key: value for key, value in self.data.items() if key not in ("base", "config")},
         )
 
@@ -200,13 +216,34 @@ class _Reader:
             if any(other.name == name for other in ports):
                 raise self.fail(f"{side} port '{name}' is there twice", f"{side}.{side}{number}")
             device = str(port.get("device") or self.word("device"))
-            ports.append(PortSpec(name, self._port_type(str(port.get("type", ""))), device))
+            place = f"{side}.{side}{number}"
+            word = str(port.get("type", "")).strip()
+            strict = str(port.get("strict", False)).lower()
+            if strict not in ("true", "false", "1", "0"):
+                raise self.fail(f"{place}.strict = {port['strict']!r} is not true or false", place)
+            if strict in ("true", "1") and not word:
+                raise self.fail(f"{place}.strict needs a type", place, 'such as type = "image"')
+            ports.append(PortSpec(name, self._port_type(word, strict), device, strict in ("true", "1")))
         return tuple(ports)
 
-    def _port_type(self, word: str) -> str:
+    def _port_type(self, word: str, strict: str) -> str:
+        """A type of the tree. Users write element types there ("float"), for editors; so they only count in a file that
+        adds types of its own, or on a strict port."""
+        if self.kind is UnitKind.BUILTIN or strict in ("true", "1") or word in self._section("types"):
+            return word or "raw"
         if self.kind is UnitKind.INFERENCE:
             return "tensor"
-        return word or "raw" if self.kind is UnitKind.BUILTIN else "raw"  # element types, for editors only
+        return word if word and "types" in self.data else "raw"
+
+    def _types(self) -> tuple[tuple[str, str], ...]:
+        types = []
+        for name, parent in self._section("types").items():
+            if not is_type_name(name) or not isinstance(parent, str) or not is_type_name(parent):
+                message = f"types.{name} = {parent!r} is not the name of a type and its parent"
+                where = Where(str(self.path), key_line(self.file_text, "types", name))
+                raise DriverError(message, where=where, hint='such as bgr_image = "image"')
+            types.append((name, parent))
+        return tuple(types)
 
     def _options(self) -> tuple[OptionSpec, ...]:
         options = []
@@ -218,7 +255,7 @@ class _Reader:
                 OptionSpec(
                     name=name,
                     type=str(item.get("type", "string")),
-                    default=None if default is None else _text(default),
+                    default=None if default is None else plain_text(default),
                     required=bool(item.get("required", False)),
                     description=str(item.get("description", "")),
                     values=_values(item.get("values", ())),
@@ -228,12 +265,4 @@ class _Reader:
 
 
 def _values(given: Any) -> tuple[str, ...]:
-    return tuple(_text(value) for value in (given if isinstance(given, (list, tuple)) else (given,)))
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return ",".join(_text(item) for item in value)
-    return str(value)
+    return tuple(plain_text(value) for value in (given if isinstance(given, (list, tuple)) else (given,)))

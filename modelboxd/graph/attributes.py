@@ -78,7 +78,8 @@ class Attributes:
         if not any(old.where == where and old.message == message for old in self.problems[-1:]):
             self.problems.append(GraphError(message, where=where, hint=hint, node=self.node.name))
 
-    def _warn(self, message: str, where: Where, hint: str = "") -> None:
+    def warn(self, message: str, where: Where, hint: str = "") -> None:
+        """Something about this node that is no mistake, or none that matters."""
         self.warnings.append(
             ConfigError(f"node '{self.node.name}': {message}", where=where, hint=hint, node=self.node.name)
         )
@@ -160,10 +161,10 @@ class Attributes:
                 self._check_queue_port(key, attr)
                 continue
             if key in declared:
-                self._check_value(declared[key], attr)
+                self.check_value(declared[key], attr)
             elif not unit.open_options and key not in unit.config:
                 if key not in DRAWING:
-                    self._warn_of_option(key, attr)
+                    self.warn_of_option(key, attr)
                 continue
             elif key in DRAWING and key not in unit.config and unit.kind is not UnitKind.PYTHON:
                 continue
@@ -190,22 +191,24 @@ class Attributes:
             return
         near = difflib.get_close_matches(key, [f"queue_size_{port}" for port in ports], 1)
         have = f"input ports of {self.unit.name}: {', '.join(ports) or 'none'}"
-        self._warn(
+        self.warn(
             f"{key} names no input port, it is ignored", attr.where, f"did you mean '{near[0]}'?" if near else have
         )
 
-    def _warn_of_option(self, key: str, attr: Attr) -> None:
+    def warn_of_option(self, key: str, attr: Attr) -> None:
+        """Nobody reads this attribute."""
         if key in PLACED:
-            self._warn(f"{key} has no meaning here, it is ignored", attr.where, f"it is for {PLACED[key][1]}")
+            self.warn(f"{key} has no meaning here, it is ignored", attr.where, f"it is for {PLACED[key][1]}")
             return
         placed = {name for name in PLACED if self._is_engines(name)}
         known = sorted({option.name for option in self.unit.options} | (ENGINE_ATTRS - {"label"}) | placed)
         near = difflib.get_close_matches(key, known, 1)
         have = f"it has: {', '.join(option.name for option in self.unit.options) or 'none'}"
         message = f"unit {self.unit.name} has no option '{key}', it is ignored"
-        self._warn(message, attr.where, f"did you mean '{near[0]}'?" if near else have)
+        self.warn(message, attr.where, f"did you mean '{near[0]}'?" if near else have)
 
-    def _check_value(self, option: OptionSpec, attr: Attr) -> None:
+    def check_value(self, option: OptionSpec, attr: Attr) -> None:
+        """Complains of a value that the option does not allow."""
         wanted = ""
         if option.values and attr.text not in option.values:
             near = difflib.get_close_matches(attr.text, option.values, 1)

@@ -5,28 +5,17 @@ All complaints are collected, each with its place, so that a user mends a file i
 
 from __future__ import annotations
 
-import difflib
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import Protocol
 
 from modelbox.errors import GraphError, ModelBoxError, Where
 from modelbox.spec import UnitSpec
 from modelboxd.graph.attributes import INHERITED, INPUT, LOOP_LIMIT, MOST_DELAY_US, MOST_ROUNDS, OUTPUT, Attributes
+from modelboxd.graph.finder import Finder, RegistryLike
+from modelboxd.graph.inline import inline, missing_port, unconnected
 from modelboxd.graph.levels import Levels
 from modelboxd.graph.model import Attr, EdgeSpec, Endpoint, Graph, GraphSpec, Node, NodeSpec
 from modelboxd.graph.order import Order
-from modelboxd.graph.types import TYPES
-
-ALIASES = {
-    "httpserver_sync_receive_v2": "httpserver_sync_receive",
-    "httpserver_sync_reply_v2": "httpserver_sync_reply",
-}
-
-
-class RegistryLike(Protocol):
-    def find(self, name: str, device: str = "", version: str = "") -> UnitSpec:
-        """The unit; raises UnitNotFoundError."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +36,21 @@ def check_graph(spec: GraphSpec, registry: RegistryLike, defaults: GraphDefaults
 class _Checker:
     def __init__(self, spec: GraphSpec, registry: RegistryLike, defaults: GraphDefaults) -> None:
         self.spec = spec
-        self.registry = registry
         self.defaults = defaults
-        self.problems: list[ModelBoxError] = []
-        self.warnings = list(spec.warnings)
+        self.finder = Finder(registry)
+        self.flat = inline(spec, self.finder)
+        self.problems, self.warnings = self.flat.problems, self.flat.warnings
         self.nodes: dict[str, Node] = {}
-        self.doubtful: set[str] = set()  # nodes of refused edges: that their ports seem open is only an echo
+        self.doubtful = self.flat.doubtful
 
     def run(self) -> Graph:
-        for item in self.spec.nodes.values():
+        for item in self.flat.nodes.values():
             made = self._node(item)
             if made is not None:
                 self.nodes[item.name] = made
                 self._check_role(made)
         self.has_conditions = any(node.unit.condition for node in self.nodes.values())
-        for edge in self.spec.edges:
+        for edge in self.flat.edges:
             if not self._edge(edge):
                 self.doubtful |= {edge.src, edge.dst}
         self._ports()
@@ -74,7 +63,7 @@ class _Checker:
             self.problems += levels.problems
             self.warnings += levels.warnings
         if self.problems:
-            problems = sorted(self.problems, key=lambda problem: _place(problem.where))
+            problems = sorted(self.problems, key=self._place)
             first = problems[0]
             raise GraphError(
                 first.message, where=first.where, hint=first.hint, node=first.node, problems=tuple(problems)
@@ -83,6 +72,17 @@ class _Checker:
             node.priority = rank
         spec = self.spec
         return Graph(spec.name, spec.file, nodes, spec.settings, spec.flow_name, spec.flow_desc, self.warnings)
+
+    def _whole_of(self, name: str) -> object:
+        """What a node is a part of: the inputs of the graph belong together, its outputs, and the nodes of a graph that
+        stands in place of a node."""
+        unit = self.nodes[name].unit
+        return unit.name if unit is INPUT or unit is OUTPUT else ("node", self.flat.outer.get(name, name))
+
+    def _place(self, problem: ModelBoxError) -> tuple[bool, str, int, int]:
+        """The file itself first, graphs inside of it then."""
+        where = problem.where or Where(self.spec.file)
+        return where.file != self.spec.file, where.file, where.line, where.column
 
     def _complain(self, message: str, where: Where | None, hint: str = "", *, node: str = "") -> None:
         if not any(old.where == where and old.message == message for old in self.problems[-1:]):
@@ -115,9 +115,7 @@ class _Checker:
         return self._build(spec, unit) if unit is not None else None
 
     def _find(self, spec: NodeSpec, attrs: dict[str, Attr]) -> UnitSpec | None:
-        name = attrs["flowunit"].text
         device = attrs["device"].text if "device" in attrs else ""
-        version = attrs["version"].text if "version" in attrs else ""
         several = any(sign in device for sign in ":;,")
         if "deviceid" in attrs and (not device or several):
             text = "should not set deviceid param when use multi device" if several else "deviceid needs a device"
@@ -125,7 +123,7 @@ class _Checker:
                 f"node '{spec.name}': {text}", attrs["deviceid"].where, "such as device=cpu, deviceid=0", node=spec.name
             )
         try:
-            return self.registry.find(ALIASES.get(name, name), device, version)
+            return self.flat.finders.get(spec.name, self.finder).find(attrs)
         except ModelBoxError as error:
             where = attrs["device"].where if "device" in attrs else attrs["flowunit"].where
             self._complain(f"node '{spec.name}': {error.message}", error.where or where, error.hint, node=spec.name)
@@ -149,6 +147,7 @@ class _Checker:
             queue_sizes=sizes,
             queue_size_external=external or settings.get("queue_size_external") or defaults.queue_size_external,
             user_priority=attrs.number("priority", 1, 10) or 5,
+            group=spec.group,
             device_id=attrs.attrs["deviceid"].text if "deviceid" in attrs.attrs else "",
             sources={port.name: [] for port in unit.inputs},
             targets={port.name: [] for port in unit.outputs},
@@ -176,6 +175,14 @@ class _Checker:
             reason = "a loop needs exactly 1 input and 2 outputs"
         elif (unit.expand or unit.collapse) and not (inputs and outputs):
             reason = f"{unit.role} needs at least 1 input and 1 output"
+        types = self.flat.finders.get(node.name, self.finder).types
+        for port in (*unit.inputs, *unit.outputs):
+            if port.strict and port.type not in types:
+                self._complain(
+                    f"node '{node.name}' port '{port.name}': type '{port.type}' is not known, but the port is strict",
+                    node.where,
+                    f'see {unit.path}; [types] {port.type} = "raw" makes it known',
+                )
         if reason:
             have = f"has {inputs} input{'s' * (inputs != 1)} and {outputs} output{'s' * (outputs != 1)}"
             self._complain(
@@ -209,7 +216,9 @@ class _Checker:
             return False
         out_spec, in_spec = src.unit.output(src_port), dst.unit.input(dst_port)
         assert out_spec is not None and in_spec is not None
-        if not TYPES.fit(out_spec.type, in_spec.type):
+        # Directories of a graph inside know more types than those of the file around it.
+        finder = self.flat.finders.get(dst.name) or self.flat.finders.get(src.name, self.finder)
+        if not finder.types.fit(out_spec.type, in_spec.type):
             self._complain(
                 f"type mismatch: {src.name}:{src_port} gives {out_spec.type}, "
                 f"{dst.name}:{dst_port} takes {in_spec.type}",
@@ -225,29 +234,21 @@ class _Checker:
             return port
         if (node.unit is INPUT or node.unit is OUTPUT) and ports:
             return ports[0]  # such a node is itself the port; whatever is written behind it does not matter
-        kind = "output" if side == "src" else "input"
-        have = f"{kind} ports of {node.unit.name}: {', '.join(ports) or 'none'}"
-        if port is None:
-            self._complain(
-                f"{side} port is missing, node: {node.name}",
-                edge.where,
-                f"write {node.name}:PORT; {have}",
-                node=node.name,
-            )
-            return None
-        near = difflib.get_close_matches(port, ports, 1)
-        hint = f"did you mean '{near[0]}'? {have}" if near else have
-        self._complain(f"{side} port is not exist, node: {node.name} port: {port}", edge.where, hint, node=node.name)
+        message, hint = missing_port(node.name, node.unit, port, side)
+        where = edge.src_where if side == "src" else edge.dst_where
+        self._complain(message, where or edge.where, hint, node=node.name)
         return None
 
     # ---- the whole ------------------------------------------------------------------------------------------
 
     def _ports(self) -> None:
+        if self.flat.broken:
+            return
         for node in self.nodes.values():
             if node.name in self.doubtful:
                 continue
-            if len(self.spec.nodes) > 1 and not any(node.sources.values()) and not any(node.targets.values()):
-                if self.spec.strict:
+            if len(self.flat.nodes) > 1 and not any(node.sources.values()) and not any(node.targets.values()):
+                if self.spec.strict and node.name not in self.flat.loose:
                     self._complain(
                         f"orphan node: '{node.name}', use graph.strict=false to disable orphan check",
                         node.where,
@@ -257,15 +258,8 @@ class _Checker:
             for kind, ports in (("input", node.sources), ("output", node.targets)):
                 for port, ends in ports.items():
                     if not ends:
-                        word = "in" if kind == "input" else "out"
-                        self._complain(
-                            f"node '{node.name}' port '{port}': {word} port is not connect.",
-                            node.where,
-                            f"flowunit '{node.unit.name}' config error, port not connect correctly; "
-                            f"every {kind} port needs an edge",
-                            node=node.name,
-                        )
-        if len(self.nodes) == len(self.spec.nodes) and not any(node.is_source for node in self.nodes.values()):
+                        self._complain(*unconnected(node.name, node.unit, port, kind, node.where), node=node.name)
+        if len(self.nodes) == len(self.flat.nodes) and not any(node.is_source for node in self.nodes.values()):
             where = next(iter(self.nodes.values())).where
             self._complain("start node is not exist.", where, "a graph needs a node whose unit has no inputs")
 
@@ -274,6 +268,9 @@ class _Checker:
             return
         # With strict = false, nodes without edges are left alone.
         linked = [n.name for n in self.nodes.values() if any(n.sources.values()) or any(n.targets.values())]
+        parts: dict[object, list[str]] = defaultdict(list)
+        for name in linked:
+            parts[self._whole_of(name)].append(name)
         seen: set[str] = set()
         todo = linked[:1]
         while todo:
@@ -281,6 +278,7 @@ class _Checker:
             if name in seen:
                 continue
             seen.add(name)
+            todo += parts.pop(self._whole_of(name), [])
             node = self.nodes[name]
             for ends in (*node.sources.values(), *node.targets.values()):
                 todo += [end.node for end in ends]
@@ -291,7 +289,3 @@ class _Checker:
                 self.nodes[apart[0]].where,
                 "put separate pipelines into files of their own",
             )
-
-
-def _place(where: Where | None) -> tuple[int, int]:
-    return (where.line, where.column) if where else (0, 0)

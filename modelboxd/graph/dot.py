@@ -176,10 +176,11 @@ def _unexpected(text: str, error: UnexpectedToken, locate: Locate) -> GraphError
 class _Scope:
     """Defaults in force in one (sub)graph."""
 
-    __slots__ = ("depth", "edge", "node", "nodes", "own_edge", "own_node", "subgraphs")
+    __slots__ = ("depth", "edge", "group", "node", "nodes", "own_edge", "own_node", "subgraphs")
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, group: tuple[str, ...]) -> None:
         self.depth = depth
+        self.group = group  # names of the clusters around, and of this one
         self.own_node: dict[str, Attr] = {}
         self.own_edge: dict[str, Attr] = {}
         self.node = self.own_node  # with those of the graphs around it
@@ -214,7 +215,7 @@ class _Builder:
         self._edges: set[tuple[str, str | None, str, str | None]] | None = None  # those made, if strict
 
     def build(self, tree: Tree[Token]) -> DotGraph:
-        scope = _Scope(0)
+        scope = _Scope(0, ())
         for child in tree.children:
             if isinstance(child, Token):
                 if child.type == "STRICT":
@@ -254,7 +255,9 @@ class _Builder:
             where = self._where(_first_token(tree))
             raise GraphError(f"subgraphs are nested more than {MAX_DEPTH} deep", where=where)
         name = next((_text(child) for child in tree.children if isinstance(child, Tree) and child.data == "id"), None)
-        inner = _Scope(scope.depth + 1)
+        is_cluster = name is not None and name.startswith("cluster")
+        group = (*scope.group, _cluster_name(name)) if name is not None and is_cluster else scope.group
+        inner = _Scope(scope.depth + 1, group)
         if name is not None:
             inner = scope.subgraphs.setdefault(name, inner)
         inner.enter(scope)
@@ -292,7 +295,9 @@ class _Builder:
         scope.nodes[name] = None
         node = self.graph.nodes.get(name)
         if node is None:
-            node = self.graph.nodes[name] = NodeSpec(name, dict(scope.node), where)
+            node = self.graph.nodes[name] = NodeSpec(name, dict(scope.node), where, scope.group)
+        elif scope.group[: len(node.group)] == node.group:  # deeper inside; in unrelated clusters the first one counts
+            node.group = scope.group
         node.attrs.update(attrs)
         return name, ports[0] if ports else None, where
 
@@ -318,6 +323,11 @@ class _Builder:
 
     def _attr(self, tree: Tree[Token]) -> Attr:
         return Attr(_text(tree), self._where(_first_token(tree)))
+
+
+def _cluster_name(name: str) -> str:
+    """What a cluster is called: Graphviz draws a subgraph whose name begins with "cluster" as a box."""
+    return name.removeprefix("cluster").lstrip("_") or name
 
 
 def _first_token(tree: Tree[Token]) -> Token:

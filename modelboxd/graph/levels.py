@@ -200,7 +200,7 @@ class Levels:
                 node,
                 f"node '{node.name}': stream unit {node.unit.name} is in the body of loop '{loop}', "
                 "where values come in no order",
-                f"take a unit that is not (stream = false), not {node.unit.path}",
+                f"only normal units can be there (stream = false); see {node.unit.path}",
             )
 
     def _check_way_back(self, node: Node) -> None:
@@ -233,7 +233,7 @@ class Levels:
         first: tuple[Node, Level] | None = None
         for node in outputs:
             level = self.of[node.name]
-            if level is None:
+            if level is None or level.loop is not None:
                 continue
             root = level.root()
             if root.kind == "source":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modelbox.errors import ConfigError, GraphError, ModelBoxError, Where
+from modelbox.spec import OptionSpec
 from modelboxd.graph.dot import parse_dot
 from modelboxd.graph.keys import key_line
 from modelboxd.graph.model import Attr, GraphSpec
@@ -100,6 +101,7 @@ def _parse_graph(text: str, name: str) -> GraphSpec:
         settings={key: _number(graph[key], f"graph.{key}", text, name) for key in NUMBERS if key in graph},
         flow_name=str(flow.get("name", "")),
         flow_desc=str(flow.get("desc", "")).strip(),
+        args=_args(_section(data, "args", text, name), text, name),
         warnings=warnings,
     )
 
@@ -206,6 +208,35 @@ def _number(value: Any, key: str, text: str, name: str) -> int:
     if "queue_size" in key and int(word) == 0:
         raise GraphError("queue size config is zero", where=where)
     return int(word)
+
+
+def _args(section: dict[str, Any], text: str, name: str) -> dict[str, OptionSpec]:
+    """The arguments of a graph: names that attribute values use as $name."""
+    args: dict[str, OptionSpec] = {}
+    for key, item in section.items():
+        where = Where(name, key_line(text, "args", key))
+        if not isinstance(item, dict) or not re.fullmatch(r"\w+", key):
+            what = "must be a table" if re.fullmatch(r"\w+", key) else "is no name"
+            raise GraphError(f"args.{key} {what}", where=where, hint='such as [args.size] with default = "224"')
+        values = item.get("values", [])
+        args[key] = OptionSpec(
+            name=key,
+            type=str(item.get("type", "string")),
+            default=plain_text(item["default"]) if "default" in item else None,
+            required="default" not in item,
+            description=str(item.get("desc", item.get("description", ""))),
+            values=tuple(plain_text(value) for value in (values if isinstance(values, list) else [values])),
+        )
+    return args
+
+
+def plain_text(value: Any) -> str:
+    """A TOML value as an attribute of a node says it: true or false, lists with commas."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return ",".join(plain_text(item) for item in value)
+    return str(value)
 
 
 def _driver_dirs(driver: dict[str, Any], text: str, name: str) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from modelbox.errors import ModelBoxError, Where
-from modelbox.spec import FlowType, UnitSpec
+from modelbox.spec import FlowType, OptionSpec, UnitSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class NodeSpec:
     name: str
     attrs: dict[str, Attr]
     where: Where
+    group: tuple[str, ...] = ()  # DOT clusters around it, outermost first
 
 
 @dataclass(slots=True)
@@ -39,6 +40,9 @@ class EdgeSpec:
     dst_port: str | None
     where: Where
     attrs: dict[str, Attr] = field(default_factory=dict)
+    # Where one end is written, if that is elsewhere: inside of a graph that was put in place of a node.
+    src_where: Where | None = None
+    dst_where: Where | None = None
 
 
 @dataclass(slots=True)
@@ -56,6 +60,7 @@ class GraphSpec:
     settings: dict[str, int] = field(default_factory=dict)  # graph.* numbers: queue_size, batch_size, thread-num, ...
     flow_name: str = ""
     flow_desc: str = ""
+    args: dict[str, OptionSpec] = field(default_factory=dict)  # [args]: names that attribute values use as $name
     warnings: list[ModelBoxError] = field(default_factory=list)
 
 
@@ -81,6 +86,7 @@ class Node:
     priority: int = 0  # topological rank; a higher one is nearer to a sink
     user_priority: int = 5  # node attribute priority, 1 (first) to 10
     device_id: str = ""
+    group: tuple[str, ...] = ()  # graphs and DOT clusters around it, outermost first; for the eye only
     # Input port -> what feeds it, in the order of the file. Several: the branches of a condition that meet here, or
     # the two edges of a loop.
     sources: dict[str, list[Endpoint]] = field(default_factory=dict)

@@ -56,9 +56,11 @@ class Order:
     def _close(self, node: Node) -> None:
         """Finds the port of a loop that leads back, and its body."""
         lanes = self._loops[node.name]
-        text = f"node '{node.name}': loop node can only link 2 edges"
+        if len(node.sources) != 1 or len(node.targets) != 2:
+            return  # no loop; that is told elsewhere
         if len(lanes) != 2:
             node.back_lane = -1
+            text = f"node '{node.name}': loop node can only link 2 edges"
             shown = ", ".join(f"{end.node}:{end.port}" for end in lanes) or "none"
             hint = "one from outside and one back"
             if len(lanes) > 2:

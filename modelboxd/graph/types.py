@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 ROOT = "raw"
+
+
+def is_type_name(text: str) -> bool:
+    """Whether a type may be called so."""
+    return re.fullmatch(r"[A-Za-z_][\w.-]*", text) is not None
 
 
 class TypeTree:
@@ -21,6 +29,27 @@ class TypeTree:
             raise ValueError(f"'{ROOT}' is the root of all types")
         if self._parents.setdefault(name, parent) != parent:
             raise ValueError(f"type '{name}' is below '{self._parents[name]}' already")
+
+    def __contains__(self, name: str) -> bool:
+        return name == ROOT or name in self._parents
+
+    def add_all(self, types: Iterable[tuple[str, str, str]]) -> list[str]:
+        """Registers (name, parent, who says so), in any order. Returns why some cannot be."""
+        problems: list[str] = []
+        waiting = list(types)
+        while waiting:
+            ready = [item for item in waiting if item[1] in self]
+            waiting = [item for item in waiting if item[1] not in self]
+            if not ready:
+                break
+            for name, parent, source in ready:
+                try:
+                    self.add(name, parent)
+                except ValueError as error:
+                    problems.append(f"{source}: {error}")
+        for name, parent, source in waiting:
+            problems.append(f"{source}: type '{parent}', which '{name}' is to be below, is not known")
+        return problems
 
     def line(self, name: str) -> list[str]:
         """The type and its ancestors up to the root."""

@@ -115,9 +115,8 @@ enum mb_log_level { MB_LOG_DEBUG = 0, MB_LOG_INFO = 1, MB_LOG_NOTICE = 2, MB_LOG
 #define MB_UNIT_CONDITION 8u     /* 2 or more outputs: a call gets one buffer per port and pushes one, on one port */
 #define MB_UNIT_EXPAND 16u       /* a call gets one buffer per port; what it pushes is a sub-stream of its own */
 #define MB_UNIT_COLLAPSE 32u     /* a call gets a whole sub-stream and pushes at most one buffer per port */
-#define MB_UNIT_COLLAPSE_ANY 64u /* with COLLAPSE: calls as buffers come (collapse_all = false); one in all per port \
-                                  */
-#define MB_UNIT_LOOP 128u /* 1 input, 2 outputs, one leads back: a call gets one buffer, pushes one, on one port */
+#define MB_UNIT_COLLAPSE_ANY 64u /* with COLLAPSE: calls as buffers come (collapse_all = false) */
+#define MB_UNIT_LOOP 128u        /* 1 input, 2 outputs, one leads back: one buffer in, one out, on one port */
 
 typedef struct mb_buffer mb_buffer; /* data and meta, reference-counted, read-only once pushed */
 typedef struct mb_call mb_call;     /* one run of process() */
@@ -263,6 +262,13 @@ typedef struct mb_unit {
   int32_t (*stream_end)(const mb_host *host, void *state, mb_call *call);
 } mb_unit;
 
+/* A type of ports that the plugin adds to the tree under "raw", since minor 1. Several plugins may add the same one
+ * below the same parent. An edge joins ports of which one's type is an ancestor of the other's, or the same. */
+typedef struct mb_type {
+  const char *name;   /* letters, digits, '_', '-' and '.' */
+  const char *parent; /* a type that exists, or that this or another plugin adds; NULL = raw */
+} mb_type;
+
 typedef struct mb_plugin {
   uint32_t struct_size;
   uint16_t abi_major; /* MB_ABI_MAJOR */
@@ -271,6 +277,8 @@ typedef struct mb_plugin {
   const char *version;
   const mb_unit *const *units;
   uint32_t unit_count;
+  uint32_t type_count;  /* since minor 1 */
+  const mb_type *types; /* since minor 1 */
 } mb_plugin;
 
 /* The only symbol that the host looks for. Returns a constant; creates nothing; may be called often. */

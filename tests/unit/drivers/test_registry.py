@@ -21,10 +21,11 @@ UNIT = """#include <modelbox/plugin.h>
 static int32_t process(const mb_host *h, void *s, mb_call *c) { (void)h; (void)s; (void)c; return 0; }
 static const mb_port in_port[] = {{"in", NULL, NULL}}, out_port[] = {{"out", "image", NULL}};
 static const mb_option options[] = {{"size", "int", "4", 0, "a size", "4|5"}};
-static const mb_unit unit = {sizeof(mb_unit), MB_UNIT_STREAM, "NAME", "cpu", "VERSION", "text", "Image",
+static const mb_unit unit = {sizeof(mb_unit), FLAGS, "NAME", "cpu", "VERSION", "text", "Image",
   in_port, 1, out_port, 1, options, 1, 0, 3, NULL, NULL, process, NULL, NULL};
 static const mb_unit *const units[] = {&unit};
-static const mb_plugin plugin = {sizeof(mb_plugin), MAJOR, 0, "p", "1", units, 1};
+static const mb_type types[] = {TYPES};
+static const mb_plugin plugin = {sizeof(mb_plugin), MAJOR, 0, "p", "1", units, 1, sizeof types / sizeof types[0], types};
 MB_EXPORT const mb_plugin *mb_plugin_entry_v1(void) { EXTRA return &plugin; }
 """
 
@@ -36,12 +37,15 @@ def library(
     name: str = "mine",
     version: str = "1.0.0",
     major: str = "1",
+    flags: str = "MB_UNIT_STREAM",
+    types: str = '{"bgr", "image"}',
     extra: str = "",
     head: str = "",
     link: Sequence[str] = (),
 ) -> Path:
     source = folder / "unit.c"
-    text = UNIT.replace("NAME", name).replace("VERSION", version).replace("MAJOR", major).replace("EXTRA", extra)
+    text = UNIT.replace("NAME", name).replace("VERSION", version).replace("MAJOR", major)
+    text = text.replace("EXTRA", extra).replace("TYPES", types).replace("FLAGS", flags)
     source.write_text(f"{head}\n{text}")
     path = folder / file
     command = ["cc", "-shared", "-fPIC", "-pthread", "-I", str(TOP / "csrc/include"), str(source), "-o", str(path)]
@@ -64,6 +68,25 @@ def test_a_good_library(tmp_path: Path) -> None:
     assert unit.outputs[0].type == "image"
     assert unit.options[0].values == ("4", "5")
     assert len(scan(tmp_path).units) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "role", "collapse_all", "flow_type"),
+    [
+        ("0", "normal", True, FlowType.NORMAL),
+        ("MB_UNIT_CONDITION", "condition", True, FlowType.NORMAL),
+        ("MB_UNIT_CONDITION | MB_UNIT_STREAM | MB_UNIT_LOOP", "condition", True, FlowType.NORMAL),
+        ("MB_UNIT_EXPAND | MB_UNIT_CONDITION", "expand", True, FlowType.NORMAL),
+        ("MB_UNIT_EXPAND | MB_UNIT_STREAM", "expand", True, FlowType.STREAM),
+        ("MB_UNIT_COLLAPSE | MB_UNIT_LOOP", "collapse", True, FlowType.NORMAL),
+        ("MB_UNIT_COLLAPSE | MB_UNIT_COLLAPSE_ANY", "collapse", False, FlowType.NORMAL),
+        ("MB_UNIT_LOOP | MB_UNIT_STREAM", "loop", True, FlowType.NORMAL),
+    ],
+)
+def test_kinds_of_native_units(tmp_path: Path, flags: str, role: str, collapse_all: bool, flow_type: FlowType) -> None:
+    library(tmp_path, "modelbox_a.so", flags=flags)
+    unit = scan(tmp_path).find("mine")
+    assert (unit.role, unit.collapse_all, unit.flow_type) == (role, collapse_all, flow_type)
 
 
 BAD = {

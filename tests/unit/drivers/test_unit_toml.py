@@ -67,6 +67,28 @@ def test_flags_in_all_forms(tmp_path: Path, word: str) -> None:
     assert (unit.condition, unit.flow_type, unit.max_batch_size) == (True, FlowType.NORMAL, 4)
 
 
+@pytest.mark.parametrize(
+    ("lines", "role", "flow_type"),
+    [
+        (("loop = true",), "loop", FlowType.NORMAL),
+        (("loop = true", "stream = true"), "loop", FlowType.NORMAL),
+        (("condition = true", "loop = true"), "condition", FlowType.NORMAL),
+        (("expand = true", "condition = true"), "expand", FlowType.STREAM),
+        (("expand = true", "stream = false", "loop = true"), "expand", FlowType.NORMAL),
+        (("collapse = true", "condition = true", "stream = false"), "collapse", FlowType.NORMAL),
+    ],
+)
+def test_kinds(tmp_path: Path, lines: tuple[str, ...], role: str, flow_type: FlowType) -> None:
+    unit = read(tmp_path, with_base(*lines))
+    assert (unit.role, unit.flow_type) == (role, flow_type)
+
+
+def test_expand_and_collapse_at_once(tmp_path: Path) -> None:
+    assert fails(tmp_path, with_base("expand = true", "collapse = true")) == (
+        "py.toml:9: base.expand and base.collapse are both true (a unit does one or the other)"
+    )
+
+
 def test_an_inference_unit_is_normal_whatever_it_says(tmp_path: Path) -> None:
     unit = read(tmp_path, MODEL.replace("description", "stream = true\ndescription"))
     assert (unit.kind, unit.flow_type, unit.virtual_type) == (UnitKind.INFERENCE, FlowType.NORMAL, "onnx")

@@ -282,6 +282,21 @@ def test_types() -> None:
         tree.add("x", "nothing")
     with pytest.raises(ValueError, match="'raw' is the root"):
         tree.add("raw", "image")
+    assert "bgr" in tree
+    assert "raw" in tree
+    assert "nothing" not in tree
+
+
+def test_types_in_any_order() -> None:
+    tree = TypeTree()
+    assert tree.add_all([("c", "b", "1"), ("b", "a", "2"), ("a", "tensor", "3"), ("b", "a", "4")]) == []
+    assert tree.line("c") == ["c", "b", "a", "tensor", "raw"]
+    assert tree.add_all([("a", "image", "f1"), ("x", "y", "f2"), ("y", "x", "f3"), ("raw", "a", "f4")]) == [
+        "f1: type 'a' is below 'tensor' already",
+        "f4: 'raw' is the root of all types",
+        "f2: type 'y', which 'x' is to be below, is not known",
+        "f3: type 'x', which 'y' is to be below, is not known",
+    ]
 
 
 # ---- files ------------------------------------------------------------------------------------------------
@@ -392,3 +407,12 @@ def test_json_and_separate_dot_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert spec.nodes["a"].attrs["x"].text == "set"
     assert spec.nodes["a"].where.line == 2
     assert spec.driver_dirs == [str(tmp_path / "units")]
+
+
+def test_ways_from_inputs_to_outputs_are_one_graph() -> None:
+    dot = "i [type=input]; j [type=input]; o [type=output]; p [type=output]; v [flowunit=work]; w [flowunit=work]; "
+    assert len(build(dot + "i -> v:in; v:out -> o; j -> w:in; w:out -> p").nodes) == 6
+    (message,) = problems("i [type=input]; o [type=output]; s [flowunit=src]; t [flowunit=sink]; i -> o; s:out -> t:in")
+    assert message.endswith(
+        "not all node union. 's' has no path to 'i' (put separate pipelines into files of their own)"
+    )

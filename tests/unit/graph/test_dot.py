@@ -213,3 +213,26 @@ def test_graph_attributes() -> None:
 def test_many_nodes() -> None:
     text = "digraph {" + "".join(f"n{i} [flowunit=x]; n{i}:o -> n{i + 1}:i\n" for i in range(5000)) + "}"
     assert len(parse(text).nodes) == 5001
+
+
+# ---- clusters --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "groups"),
+    [
+        ("subgraph cluster_a { x }; y", {"x": ("a",), "y": ()}),
+        ("subgraph cluster_a { subgraph cluster_b { x } y }", {"x": ("a", "b"), "y": ("a",)}),
+        ("subgraph cluster_a { subgraph plain { x } }", {"x": ("a",)}),
+        ("subgraph other { x }", {"x": ()}),
+        ("x; subgraph cluster_a { x }", {"x": ("a",)}),  # it goes deeper
+        ("subgraph cluster_a { x }; subgraph cluster_b { x }", {"x": ("a",)}),  # the first one counts
+        ("subgraph cluster_a { x }; subgraph cluster_a { y }", {"x": ("a",), "y": ("a",)}),
+        ("subgraph cluster_a { x -> y }; y -> z", {"x": ("a",), "y": ("a",), "z": ()}),
+        ('subgraph cluster { x }; subgraph cluster1 { y }; subgraph "cluster_two words" { z }',
+         {"x": ("cluster",), "y": ("1",), "z": ("two words",)}),
+    ],
+)  # fmt: skip
+def test_clusters(text: str, groups: dict[str, tuple[str, ...]]) -> None:
+    graph = parse_dot(f"digraph {{ {text} }}", lambda line, column: Where("g", line, column))
+    assert {name: node.group for name, node in graph.nodes.items()} == groups

@@ -34,60 +34,12 @@ def test_accepted(text: str) -> None:
     ("text", "expected"),
     [
         (
-            "src expand join.a; src join.b; join sink",
-            "g.toml:4:74: node:join has different level links, pls check the input links. (a <- expand:out <- src:out is at source src > expand expand; b <- src:out is at source src)",
-        ),
-        (
-            "src collapse sink",
-            "g.toml:4:48: node 'collapse': can't find a expand node for collapse (it is at source src)",
-        ),
-        (
-            "src branch:yes collapse sink1; branch:no sink2",
-            "g.toml:4:74: node 'collapse': can't find a expand node for collapse (it is at source src > condition branch:yes; the branches of branch must meet before)",
-        ),
-        (
-            "src expand branch:yes collapse sink1; branch:no sink2",
-            "g.toml:4:100: node 'collapse': can't find a expand node for collapse (it is at source src > expand expand > condition branch:yes; the branches of branch must meet before)",
-        ),
-        (
-            "src expand1 expand2 collapse1 join.a; src join.b; join sink",
-            "g.toml:4:133: node:join has different level links, pls check the input links. (a <- collapse1:out <- expand2:out <- expand1:out <- src:out is at source src > expand expand1; b <- src:out is at source src)",
-        ),
-        (
-            "src branch:yes join.a; branch:no join.b; join sink",
-            "g.toml:4:74: node 'join' ports 'a' and 'b': match from multi ports at branch, branch can not be if-else node (a <- branch:yes <- src:out is at source src > condition branch:yes; b <- branch:no <- src:out is at source src > condition branch:no)",
-        ),
-        (
-            "src branch:yes expand sink; branch:no sink",
-            "g.toml:4:100: node 'sink' port 'in': path branches have unmatched expand node 'expand': expand:out and branch:no (collapse it before the branches meet)",
-        ),
-        (
-            "src branch:yes sink; branch:no sink; src sink",
-            "g.toml:4:74: node 'sink' port 'in': One port links multi edges can not match at one port: branch:yes and branch:no and src:out (only the branches of one condition may meet: branch:yes is at source src > condition branch:yes; branch:no is at source src > condition branch:no; src:out is at source src)",
-        ),
-        (
-            "src branch:yes work1 sink; branch:yes sink; branch:no sink",
-            "g.toml:4:97: node 'sink' port 'in': One port links multi edges can not match at one port: work1:out and branch:yes and branch:no (only the branches of one condition may meet: work1:out is at source src > condition branch:yes; branch:yes is at source src > condition branch:yes; branch:no is at source src > condition branch:no)",
-        ),
-        (
-            "src branch1:yes branch2:yes sink; branch2:no sink; branch1:no sink",
-            "g.toml:4:102: node 'sink' port 'in': One port links multi edges can not match at one port: branch2:yes and branch2:no and branch1:no (only the branches of one condition may meet: branch2:yes is at source src > condition branch1:yes > condition branch2:yes; branch2:no is at source src > condition branch1:yes > condition branch2:no; branch1:no is at source src > condition branch1:no)",
-        ),
-        (
-            "src1 join.a; src2 join.b; join sink",
-            "g.toml:4:49: node:join has different level links, pls check the input links. (a <- src1:out is at source src1; b <- src2:out is at source src2)",
-        ),
-        (
             "src branch:yes work1 join.a; src join.b; join sink1; branch:no sink2",
             "g.toml:4:97: node:join has different level links, pls check the input links. (a <- work1:out <- branch:yes <- src:out is at source src > condition branch:yes; b <- src:out is at source src)",
         ),
         (
             "src branch:yes expand work1 join.a; branch:yes join.b; join sink; branch:no sink",
             "g.toml:4:123: node:join has different level links, pls check the input links. (a <- work1:out <- expand:out <- branch:yes <- src:out is at source src > condition branch:yes > expand expand; b <- branch:yes <- src:out is at source src > condition branch:yes)",
-        ),
-        (
-            "src split:x branch1:yes work; split:y branch2:yes work sink1; branch1:no sink2; branch2:no sink3",
-            "g.toml:4:99: node 'work' port 'in': One port links multi edges can not match at one port: branch1:yes and branch2:yes (only the branches of one condition may meet: branch1:yes is at source src > condition branch1:yes; branch2:yes is at source src > condition branch2:yes)",
         ),
         (
             "src branch:yes work1 work2 work3 work4 work5 work6 work7 join.a; src join.b; join sink1; branch:no sink2",
@@ -120,3 +72,40 @@ def test_levels_of_nodes() -> None:
         "collapse": "source src > expand expand",
         "sink": "source src",
     }
+
+
+def test_a_node_called_input_is_a_source_of_its_own() -> None:
+    dot = "input [flowunit=src]; i [type=input]; j [flowunit=join]; t [flowunit=sink]; input:out -> j:a; i -> j:b; j:out -> t:in"
+    (message,) = problems(dot)
+    assert "a <- input:out is at source input; b <- i:input is at type=input" in message
+
+
+def test_outputs_of_the_graph_that_match() -> None:
+    text = "input1 expand split:x output1; split:y output2; input2 join.a; input1 join.b; join output3"
+    dot = chain(text).replace("output3 [type=output", "output3 [type=output, output_type=unmatch")
+    assert [node.depth for node in build(dot).nodes.values() if node.unit.name == "output"] == [0, 1, 1]
+
+
+def test_what_other_sources_send_to_outputs_is_dropped() -> None:
+    graph = build(chain("src expand split:x output1; split:y collapse output2; input1 work output3"))  # fmt: skip
+    assert [str(warning).split(": ", 1)[1] for warning in graph.warnings] == [
+        "node 'output1': what source 'src' sends is dropped at type=output (outputs of a graph hand out what came in by its type=input nodes)",
+        "node 'output2': what source 'src' sends is dropped at type=output (outputs of a graph hand out what came in by its type=input nodes)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("opens", "closes"),
+    [("expand{0}", "collapse{0}"), ("loop{0}:again", "loop{0}:done"), ("branch{0}:yes", "")],
+)
+def test_deep_nesting(opens: str, closes: str) -> None:
+    """Nothing recurses."""
+    count = 1000
+    inner = [opens.format(number) for number in range(count)]
+    outer = [closes.format(number) for number in reversed(range(count))] if closes else []
+    text = " ".join(["src", *inner, "work", *outer, "sink"])
+    if not closes:
+        text += "".join(f"; branch{number}:no sink{number}" for number in range(count))
+    graph = build(chain(text))
+    assert graph.nodes["work"].depth == count
+    assert graph.nodes["sink"].depth == (0 if closes else count)

@@ -68,3 +68,13 @@ def test_depths() -> None:
 def test_lanes_stand_in_the_order_of_the_file() -> None:
     graph = build(chain("src triage:three work3 sink; triage:one work1 sink; triage:two work2 sink"))
     assert [end.node for end in graph.nodes["sink"].sources["in"]] == ["work3", "work1", "work2"]
+
+
+def test_a_loop_may_feed_a_loop_by_its_way_back() -> None:
+    graph = build(chain("src loop1:again loop2:again work loop1:done sink; loop2:done loop2"))
+    found = {node.name: (node.loop_back, node.back_lane) for node in graph.nodes.values() if node.unit.loop}
+    assert found == {"loop1": (0, 1), "loop2": (1, 1)}
+
+
+def test_a_collapse_counts_as_no_stream_unit() -> None:
+    build(chain("src loop:again expand py_collapse loop:done sink"))

@@ -251,3 +251,16 @@ def test_many_open_ports() -> None:
     with pytest.raises(GraphError) as caught:
         build("; ".join(f"n{number} [flowunit=work]" for number in range(5_000)))
     assert len(caught.value.problems) == 5_001
+
+
+def test_groups_are_drawn() -> None:
+    nodes = "s [flowunit=src]; subgraph cluster_one { a [flowunit=work]; subgraph cluster_two { b [flowunit=work]; c [flowunit=work] } } "
+    dot = f"{nodes}; p [flowunit=py]; subgraph cluster_one {{ d [flowunit=work]; e [flowunit=work] }}; t [flowunit=sink]; s:out -> a:in; a:out -> b:in; b:out -> c:in; c:out -> p:in; p:out -> d:in; d:out -> e:in; e:out -> t:in"
+    plan = make_plan(build(dot))
+    picture = drawn(plan)
+    assert picture.count('class="cluster"') == 3  # one, two in it, and the segment of d and e; a to c lie over several
+    assert picture.count("segment 1") == 3
+    assert picture.count("segment 3") == 1
+    table = plan_table(plan).split("\n")
+    assert table[1] == "STEP  RUNS       NODE  GROUP      UNIT        DEVICE  KIND    BATCH  QUEUE  ENDS BECAUSE"
+    assert table[4] == "        fused    b     one > two  work 1.0.0  cpu     normal  8      32"

@@ -53,7 +53,16 @@ UNITS = {
         unit("onnx", kind=UnitKind.INFERENCE),
         unit("loop", outputs="again done", loop=True),
         unit("native_src", "", "out"),
-        unit("many", "", "out", BUILTIN, options=(OptionSpec("rate", "int"),)),
+        unit("py_expand", kind=PYTHON, open_options=True, flow_type=FlowType.STREAM, expand=True),
+        unit("py_collapse", kind=PYTHON, open_options=True, flow_type=FlowType.STREAM, collapse=True),
+        # What no unit can be.
+        unit("bad_condition", condition=True),
+        unit("bad_condition_source", "", "yes no", condition=True),
+        unit("bad_loop", outputs="again done never", loop=True),
+        unit("bad_loop_join", "a b", "again done", loop=True),
+        unit("bad_collapse", outputs="", collapse=True),
+        unit("bad_expand", "", expand=True),
+        unit("bad_both", expand=True, collapse=True),
     )
 }  # fmt: skip
 
