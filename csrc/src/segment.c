@@ -372,6 +372,8 @@ static int32_t stream_process(mb_stream *stream, mb_buffer *const *const *inputs
                   .events = &stream->events,
                   .is_event = is_event};
   int32_t status = run_process(node, &call);
+  /* Only CONTINUE keeps a sub-stream open; what still waits is lost. */
+  if ((node->flags & MB_UNIT_EXPAND) && status != MB_CONTINUE) stream->events = 0;
   if (status != 0 && status != MB_CONTINUE) {
     uint32_t errors = count == 0 || (node->flags & MB_UNIT_COLLAPSE) ? 1 : count;
     int32_t answered = answer_errors(node, "ProcessError", reason(), outputs, output_count, marks, errors);

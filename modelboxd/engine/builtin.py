@@ -10,6 +10,7 @@ from modelbox._core.memory import new_list
 from modelbox.buffer import BufferList
 from modelbox.configuration import Configuration
 from modelbox.errors import ModelBoxError
+from modelbox.status import StatusCode
 from modelboxd.engine.calls import Call, RuleBroken, error_lists
 from modelboxd.engine.errors import all_seen, merge, split
 from modelboxd.engine.feed import CoreList, Part
@@ -75,6 +76,7 @@ class BuiltinStep(Step):
         self.inline = unit_class.inline
         self.concurrency = job.executor.threads
         self.has_events = node.unit.expand or (node.is_stream and not node.unit.collapse)
+        self.closes = node.unit.expand
         self.unit = unit_class(node, Configuration(node.options), job.services)
         self._sink = self.unit if isinstance(self.unit, SinkUnit) else None
 
@@ -120,7 +122,7 @@ class BuiltinStep(Step):
             if context is None:
                 context = call.context.state = Context()
         has_data = call.count > 0
-        event = None
+        event = status = None
         if context is not None and call.event:
             event = context.events.popleft()
         made = BuiltinCall(
@@ -131,13 +133,13 @@ class BuiltinStep(Step):
             if call.begin and framed:
                 self._begin(call, made)
             if (has_data or call.event) and not (context is not None and context.failed):
-                self.unit.process(made)
-            if not self.has_events and context is not None:
-                context.events.clear()
+                status = self.unit.process(made)
         except ModelBoxError as error:
             call.error = error
         if context is not None:
-            if call.session.dead:
+            # Only CONTINUE keeps a sub-stream open; a stream is open until its events are over.
+            lost = self.closes and (call.error is not None or status != StatusCode.STATUS_CONTINUE)
+            if lost or call.session.dead or not self.has_events:
                 context.events.clear()
             call.more = bool(context.events)
         if call.end and not call.more and framed:

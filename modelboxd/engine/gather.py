@@ -20,33 +20,31 @@ if TYPE_CHECKING:
 class Gather:
     """The results for one stream at one step. Guarded by the job's lock."""
 
-    __slots__ = ("begun", "metas", "next", "received", "step", "stream", "total", "waiting")
+    __slots__ = ("begun", "metas", "next", "ports", "received", "step", "stream", "total", "waiting")
 
-    def __init__(self, step: Step, stream: Stream) -> None:
+    def __init__(self, step: Step, stream: Stream, metas: list[bytes]) -> None:
+        """`metas`: those of `stream`, per lane of where it was expanded or entered."""
         self.step = step
         self.stream = stream
         self.waiting: dict[int, list[CoreList] | None] = {}  # by index; None: a hole
+        self.ports = step.kind.gathered
         self.next = 0  # index that leaves next
         self.received = 0
         self.total: int | None = None  # how many there will be, when known
         self.begun = False
-        self.metas: list[bytes] = []
+        self.metas = metas
         stream.session.holders.add(self)
 
-    def put(self, index: int, lists: list[CoreList] | None, metas: list[bytes] | None = None) -> None:
-        """The result at `index`: per output port a list of one value, or of none (a hole)."""
-        if metas is not None and not self.begun:
-            self.metas = metas
+    def put(self, index: int, lists: list[CoreList] | None) -> None:
+        """The result at `index`: per gathered port a list of one value, or of none (a hole)."""
         self.waiting[index] = lists
         self.received += 1
         self.step.held += 1
         self.flush()
 
-    def finish(self, total: int, metas: list[bytes]) -> None:
-        """No index from `total` on will come; `metas` are those of the stream itself."""
+    def finish(self, total: int) -> None:
+        """No index from `total` on will come."""
         self.total = total
-        if not self.metas:
-            self.metas = metas
         self.flush()
 
     def flush(self) -> None:
@@ -54,24 +52,24 @@ class Gather:
         session = self.stream.session
         if session.dead:
             return
-        ports = len(self.step.output_ports)
-        outputs = [new_list(0) for _ in range(ports)] if self.next in self.waiting else None
+        outputs = [new_list(0) for _ in self.ports]
         count = 0
-        while outputs is not None and self.next in self.waiting:
+        while self.next in self.waiting:
             lists = self.waiting.pop(self.next)
             self.next += 1
             count += 1
-            for port, items in enumerate(outputs):
-                if lists is None or not lists[port].count:
+            for number, items in enumerate(outputs):
+                if lists is None or not lists[number].count:
                     lib.mb_list_push(items, ffi.NULL)
                 else:
-                    lib.mb_list_extend(items, lists[port], 0, 1)
+                    lib.mb_list_extend(items, lists[number], 0, 1)
         self.step.held -= count
         end = self.next == self.total
         if count or end:
             meta = merge_metas(self.metas) if not self.begun else b""
             self.begun = True
-            self.step.emit(self.stream, outputs, end, [meta] * ports)
+            for port, items in zip(self.ports, outputs, strict=True):
+                self.step.emit_port(port, self.stream, items, end, meta)
         if end:
             self.step.gathers.pop(self.stream, None)
             session.release(self)

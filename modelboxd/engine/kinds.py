@@ -31,6 +31,7 @@ class Kind:
 
     def __init__(self, step: Step) -> None:
         self.step = step
+        self.gathered = list(range(len(step.output_ports)))  # ports whose results are gathered
 
     def amount(self, feed: Feed) -> int:
         """How many positions of the feed may be taken now (lock held)."""
@@ -278,12 +279,12 @@ class ExpandKind(Kind):
         for index, child, lists, begin, end in part.yields:
             if child is None:
                 for partner in step.partners:
-                    partner.gather(feed.stream).put(index, None)
+                    partner.gather(feed.stream, feed.metas).put(index, None)
                 continue
             if begin:
                 feed.children += 1
                 for partner in step.partners:
-                    partner.gather(feed.stream)
+                    partner.gather(feed.stream, feed.metas)
                 if metas is None:
                     inherited = merge_metas(feed.metas)
                     metas = [merge_metas([own, inherited]) for own in feed.out_metas or [b""] * len(step.output_ports)]
@@ -295,7 +296,7 @@ class ExpandKind(Kind):
 
     def close(self, feed: Feed) -> None:
         for partner in self.step.partners:
-            partner.gather(feed.stream).finish(feed.base, feed.metas)
+            partner.gather(feed.stream, feed.metas).finish(feed.base)
 
 
 class StreamExpandKind(ExpandKind):
@@ -341,8 +342,8 @@ class CollapseKind(StreamKind):
 
     def cut(self, part: Part) -> None:
         step, feed = self.step, part.feed
-        kept = part.inputs
-        if part.count and not all_seen(part.inputs, step.visible):
+        kept = [] if feed.failed else part.inputs
+        if kept and part.count and not all_seen(part.inputs, step.visible):
             error = self.first_error(part)
             if error is not None:
                 part.pieces = [Passed([error for _ in step.output_ports])]
@@ -351,7 +352,7 @@ class CollapseKind(StreamKind):
             else:
                 kept = split(part.inputs, step.visible)
         last: Call | None = None
-        if kept and kept[0].count and not feed.failed:
+        if kept and kept[0].count:
             last = self.call(part, kept, 0)
             part.pieces.append(last)
         if part.end:
@@ -378,8 +379,6 @@ class CollapseKind(StreamKind):
                 result = piece.lists
                 continue
             lists = results(step, piece, 1)
-            if piece.metas and any(piece.metas):
-                feed.out_metas = piece.metas
             if feed.failed:
                 continue  # what is given after an error does not count
             if piece.error is not None or piece.failed:
@@ -403,8 +402,7 @@ class CollapseKind(StreamKind):
         parent = feed.stream.parent
         if not part.end or parent is None:
             return
-        metas = [*(feed.out_metas or []), *feed.metas]
-        self.step.gather(parent).put(feed.stream.index, feed.result, metas)
+        self.step.gather(parent, feed.metas).put(feed.stream.index, feed.result)
         feed.result = None
 
 
@@ -425,6 +423,7 @@ class LoopKind(ConditionKind):
         node = step.nodes[0]
         self.back = node.loop_back
         self.out = 1 - self.back
+        self.gathered = [self.out]
         self.limit = node.loop_limit
 
     def amount(self, feed: Feed) -> int:
@@ -436,6 +435,32 @@ class LoopKind(ConditionKind):
 
     def error_port(self) -> int:
         return self.out
+
+    def cut(self, part: Part) -> None:
+        self.expire(part)
+        super().cut(part)
+
+    def expire(self, part: Part) -> None:
+        """Values that have had all their calls become errors, which leave."""
+        stream, step = part.feed.stream, self.step
+        if not isinstance(stream, Round):
+            return
+        calls = stream.calls[part.first : part.first + part.count]
+        if max(calls, default=0) < self.limit:
+            return
+        values = part.inputs[0]
+        kept = new_list(part.count)
+        for at, made in enumerate(calls):
+            seen = lib.mb_lists_kind(part.inputs, 1, at, step.visible, ffi.NULL) == lib.MB_SEEN
+            if seen and made >= self.limit:
+                text = f"node '{step.name}': the value was still in the loop after {made} calls"
+                code = f"{step.nodes[0].unit.name}.LoopLimit"
+                error = error_list(1, code, text)
+                lib.mb_buffer_set_born(error.items[0], 0)  # not born yet: even a unit that sees errors does not get it
+                lib.mb_list_extend(kept, error, 0, 1)
+            else:
+                lib.mb_list_extend(kept, values, at, 1)
+        part.inputs = [kept]
 
     def join(self, part: Part) -> None:
         super().join(part)
@@ -449,11 +474,10 @@ class LoopKind(ConditionKind):
             if isinstance(stream, Round):
                 index, made = stream.positions[part.first + at], stream.calls[part.first + at] + 1
             if back.items[at] == ffi.NULL:
-                leaving.append((index, slice_list(out, at, 1) if out.items[at] != ffi.NULL else None))
-            elif made >= self.limit:
-                text = f"node '{self.step.name}': the value was still in the loop after {made} calls"
-                code = f"{self.step.nodes[0].unit.name}.LoopLimit"
-                leaving.append((index, error_list(1, code, text, self.step.out_depth)))
+                value = slice_list(out, at, 1) if out.items[at] != ffi.NULL else None
+                if value is not None:
+                    lib.mb_list_born(value, 0, self.step.out_depth)
+                leaving.append((index, value))
             else:
                 lib.mb_list_extend(again, back, at, 1)
                 positions.append(index)
@@ -473,12 +497,9 @@ class LoopKind(ConditionKind):
                 text = f"node '{step.name}': {len(stream.positions)} values went into the loop's body, "
                 step.job.fail_locked(session, UnitError(text + f"{part.first + part.count} came back"))
                 return
-        gather = step.gather(origin)
+        gather = step.gather(origin, part.feed.metas)
         for index, items in leaving:
-            lists = [new_list(0), new_list(0)]
-            if items is not None:
-                lists[self.out] = items
-            gather.put(index, lists, part.feed.metas)
+            gather.put(index, None if items is None else [items])
         if positions:
             turn = Round(session, origin, positions, calls)
             meta = merge_metas(part.feed.metas)
@@ -489,7 +510,7 @@ class LoopKind(ConditionKind):
 
     def close(self, feed: Feed) -> None:
         if not isinstance(feed.stream, Round):
-            self.step.gather(feed.stream).finish(feed.base, feed.metas)
+            self.step.gather(feed.stream, feed.metas).finish(feed.base)
 
 
 def kind_of(step: Step) -> Kind:

@@ -9,7 +9,7 @@ from modelbox._core.memory import check, new_error, new_list
 from modelbox.errors import UnitError
 from modelboxd.engine.calls import Call, RuleBroken
 from modelboxd.engine.feed import CoreList, Part
-from modelboxd.engine.kinds import ConditionKind
+from modelboxd.engine.kinds import ConditionKind, LoopKind
 from modelboxd.engine.session import Stream
 from modelboxd.engine.step import Step, Work
 
@@ -152,6 +152,8 @@ class NativeStep(Step):
     def _choose(self, part: Part) -> None:
         outputs, error = self._outputs(), new_error()
         assert isinstance(self.kind, ConditionKind)
+        if isinstance(self.kind, LoopKind):
+            self.kind.expire(part)
         port = self.kind.error_port()
         check(
             lib.mb_node_choose(self.handle, part.inputs, len(part.inputs), outputs, len(outputs), port, error),

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from modelbox._core import lib
 from modelbox.buffer import Buffer, BufferList
 from modelbox.errors import BusyError, GraphError, ShutdownError, UnitError
 from modelboxd.engine.feed import CoreList, concat, take_list
@@ -119,5 +120,5 @@ def buffers_of(items: Sequence[Any]) -> BufferList:
     """Core buffers (borrowed) as a list for on_output."""
     made = BufferList()
     for item in items:
-        made.push_back(Buffer.from_core(item))
+        made.push_back(Buffer.from_core(lib.mb_buffer_ref(item)))
     return made

@@ -438,11 +438,11 @@ class Step:
             own = items if number == last or items is None else copy_list(items)
             step.push(stream, lane, own, end, meta)
 
-    def gather(self, stream: Stream) -> Gather:
-        """Where results for `stream` are put in order."""
+    def gather(self, stream: Stream, metas: list[bytes]) -> Gather:
+        """Where results for `stream` are put in order; `metas`: what the stream has where they begin."""
         gather = self.gathers.get(stream)
         if gather is None:
-            gather = self.gathers[stream] = Gather(self, stream)
+            gather = self.gathers[stream] = Gather(self, stream, metas)
         return gather
 
     def _close(self, feed: Feed) -> None:

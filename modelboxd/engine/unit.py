@@ -87,10 +87,11 @@ class BuiltinUnit:
     def close(self) -> None:
         """Called once after the last call; must not raise."""
 
-    def process(self, call: UnitCall) -> None:
+    def process(self, call: UnitCall) -> Any:
         """One call; push to `call.output(port)`. NORMAL units: as many out as in, several calls at once.
 
-        A ModelBoxError becomes error buffers `<unit>.ProcessError` for the buffers of this call.
+        Returns StatusCode.STATUS_CONTINUE where an expand unit has sent an event and its sub-stream stays open; else
+        nothing. A ModelBoxError becomes error buffers `<unit>.ProcessError` for the buffers of this call.
         """
         raise NotImplementedError
 

@@ -81,6 +81,7 @@ class Worker:
         self.has_pre = self.has_post = False
         self.role = "normal"
         self.framed = False  # data_pre() and data_post() are called
+        self.continued = False  # the last call returned CONTINUE
         self.held: set[int] = set()  # contexts whose later calls of this message have to wait for an event
         self.inputs: list[str] = []
         self.outputs: list[str] = []
@@ -263,6 +264,8 @@ class Worker:
             result_flags |= protocol.ERROR | (protocol.DATA_PRE if state.failed else 0)
         if context.used_session:
             result_flags |= protocol.KEEPS_SESSION
+        if self.role == "expand" and (text or not self.continued):
+            state.events.clear()  # only CONTINUE keeps a sub-stream open
         if state.events:
             result_flags |= protocol.MORE
             self.held.add(stream)
@@ -299,8 +302,10 @@ class Worker:
         failure: CallFailed | None = None
         if has_data and not state.failed:
             result = unit.process(context)
+            self.continued = False
             if result is not SUCCESS:
                 failure = failure_of(result)
+                self.continued = result == CONTINUE
             state.outputs_begun = True
         if flags & END and self.has_post and not state.events:
             unit.data_post(context)

@@ -20,6 +20,7 @@ from modelboxd.engine.job import Job
 from modelboxd.workers.pool import WorkerPool
 from tests.property import units
 from tests.property.case import Case, CaseSession, dot, reference_graph, reference_inputs
+from tests.property.graphs import EVERYTHING
 from tests.property.units import Form, Workshop, builtin_class, comparable, spec_of, values_of, write_python
 from tests.reference import interpreter as ref
 from tests.unit.engine.harness import Bench, spec, text_buffer
@@ -28,8 +29,8 @@ LIMIT_S = 30.0  # of one graph; a healthy one takes milliseconds
 
 # What the engine does today; what is missing here is left out of the graphs for it. The interpreter and the generator
 # always know everything.
-READY = frozenset({"rude", "ports", "native", "python", "cancel"})
-READY_CLEARED = False  # a failed session leaves nothing in a step's ready queue
+READY = EVERYTHING
+READY_CLEARED = True  # a failed session leaves nothing in a step's ready queue
 
 SINK = ref.Unit("sink", ref.Kind.STREAM, lambda call: None, outputs=(), sees_errors=True)
 
@@ -274,9 +275,13 @@ def _collect(session: Got) -> Callable[[Any, dict[str, Any]], None]:
 
 
 def _check_empty(job: Job) -> None:
-    left: dict[str, Any] = {"sessions": len(job.sessions), "owners": len(job.owners)}
+    left: dict[str, Any] = {"sessions": len(job.sessions), "bytes": job.bytes, "active": job.active}
     for step in job.steps:
-        left |= {f"{step.name}.feeds": len(step.feeds), f"{step.name}.buffers": sum(step.counts)}
+        left |= {
+            f"{step.name}.feeds": len(step.feeds),
+            f"{step.name}.gathers": len(step.gathers),
+            f"{step.name}.buffers": sum(step.counts),
+        }
         left |= {f"{step.name}.bytes": step.bytes, f"{step.name}.ready": len(step.ready) * READY_CLEARED}
     kept = {name: count for name, count in left.items() if count}
     if kept:

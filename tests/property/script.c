@@ -213,6 +213,6 @@ FORMS(1, 0)
 
 static const mb_unit *const units[] = {NAMES(1, 1), NAMES(1, 2), NAMES(2, 1), NAMES(2, 2), NAMES(3, 1), NAMES(1, 0)};
 static const mb_plugin plugin = {
-    sizeof(mb_plugin), MB_ABI_MAJOR, MB_ABI_MINOR, "script", "1.0.0", units, sizeof units / sizeof units[0]};
+    sizeof(mb_plugin), MB_ABI_MAJOR, MB_ABI_MINOR, "script", "1.0.0", units, sizeof units / sizeof units[0], 0, NULL};
 
 const mb_plugin *mb_plugin_entry_v1(void) { return &plugin; }
