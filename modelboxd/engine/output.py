@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from modelbox._core import ffi
+from modelboxd.engine.kinds import Kind
 from modelboxd.engine.ports import buffers_of
 from modelboxd.engine.step import Step, Work
 
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
     from modelboxd.graph import model
 
 log = logging.getLogger(__name__)
+
+
+class OutputKind(Kind):
+    """What arrives for one session is handed out in order, one call at a time."""
+
+    serial = True
+    calls = True
 
 
 class OutputStep(Step):
@@ -37,6 +45,7 @@ class OutputStep(Step):
         self.counts = [0] * len(self.lanes)
         self.batch_size = 1 << 20
         self.visible = 1  # every error is for whoever asked
+        self.kind = OutputKind(self)
 
     def execute(self, work: Work) -> None:
         for part in work.parts:

@@ -77,7 +77,8 @@ class Levels:
         key = (outer, kind, node, branch)
         level = self._made.get(key)
         if level is None:
-            depth = 0 if outer is None else outer.depth + 1
+            # The body of a loop has the positions of what is around it: an error born there is as deep as one beside it.
+            depth = 0 if outer is None else outer.depth + (kind != "loop")
             level = Level(kind, node, branch, outer, depth, None if outer is None else outer.loop)
             if kind == "loop":
                 object.__setattr__(level, "loop", level)

@@ -92,7 +92,7 @@ class Node:
     sources: dict[str, list[Endpoint]] = field(default_factory=dict)
     targets: dict[str, list[Endpoint]] = field(default_factory=dict)  # output port -> what it feeds
     # Levels (docs/dataflow.md): how many there are around the inputs, behind their merging, and around the outputs.
-    # Of a loop, `out_depth` is that of the port that leads out; what is behind the other one is one deeper.
+    # The body of a loop is as deep as the loop.
     depth: int = 0
     out_depth: int = 0
     partners: list[str] = field(default_factory=list)  # expand: the collapse nodes that close it

@@ -275,7 +275,7 @@ def _collect(session: Got) -> Callable[[Any, dict[str, Any]], None]:
 
 
 def _check_empty(job: Job) -> None:
-    left: dict[str, Any] = {"sessions": len(job.sessions), "bytes": job.bytes, "active": job.active}
+    left: dict[str, Any] = {"sessions": len(job.sessions), "bytes": job.bytes}
     for step in job.steps:
         left |= {
             f"{step.name}.feeds": len(step.feeds),
