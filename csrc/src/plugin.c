@@ -101,7 +101,7 @@ static int32_t check_unit(const char *path, const mb_unit *unit, mb_error *error
 }
 
 static int32_t check_plugin(const char *path, const mb_plugin *plugin, mb_error *error) {
-  if (plugin == NULL || plugin->struct_size < sizeof(mb_plugin)) {
+  if (plugin == NULL || !HAS_FIELD(plugin, mb_plugin, unit_count)) {
     return mb__fail(error, MB_INVALID, "%s: has a plugin description that is too short", path);
   }
   if (plugin->abi_major != MB_ABI_MAJOR) {

@@ -25,7 +25,7 @@ static const mb_unit unit = {sizeof(mb_unit), FLAGS, "NAME", "cpu", "VERSION", "
   in_port, 1, out_port, 1, options, 1, 0, 3, NULL, NULL, process, NULL, NULL};
 static const mb_unit *const units[] = {&unit};
 static const mb_type types[] = {TYPES};
-static const mb_plugin plugin = {sizeof(mb_plugin), MAJOR, 0, "p", "1", units, 1, sizeof types / sizeof types[0], types};
+static const mb_plugin plugin = {SIZE, MAJOR, 0, "p", "1", units, 1, sizeof types / sizeof types[0], types};
 MB_EXPORT const mb_plugin *mb_plugin_entry_v1(void) { EXTRA return &plugin; }
 """
 
@@ -39,13 +39,14 @@ def library(
     major: str = "1",
     flags: str = "MB_UNIT_STREAM",
     types: str = '{"bgr", "image"}',
+    size: str = "sizeof(mb_plugin)",
     extra: str = "",
     head: str = "",
     link: Sequence[str] = (),
 ) -> Path:
     source = folder / "unit.c"
     text = UNIT.replace("NAME", name).replace("VERSION", version).replace("MAJOR", major)
-    text = text.replace("EXTRA", extra).replace("TYPES", types).replace("FLAGS", flags)
+    text = text.replace("EXTRA", extra).replace("TYPES", types).replace("SIZE", size).replace("FLAGS", flags)
     source.write_text(f"{head}\n{text}")
     path = folder / file
     command = ["cc", "-shared", "-fPIC", "-pthread", "-I", str(TOP / "csrc/include"), str(source), "-o", str(path)]

@@ -79,6 +79,14 @@ def test_a_plugin_adds_types(tmp_path: Path) -> None:
     assert "bgr" in scan(tmp_path, cache).types  # what is remembered has them as well
 
 
+def test_a_plugin_built_before_there_were_types(tmp_path: Path) -> None:
+    library(tmp_path, "modelbox_x.so", size="offsetof(mb_plugin, types)")
+    registry = scan(tmp_path)
+    assert not registry.problems
+    assert registry.find("mine").types == ()
+    assert "bgr" not in registry.types
+
+
 def test_types_that_contradict_each_other(tmp_path: Path) -> None:
     first = write(tmp_path, "a", outputs="x", types='[types]\nx = "image"')
     second = write(tmp_path, "b", inputs="x", types='[types]\nx = "string"\ny = "z"')
