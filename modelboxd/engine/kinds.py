@@ -92,12 +92,11 @@ class StreamKind(Kind):
                     inputs = [slice_list(items, at, size) for items in inputs]
                 last = self.call(part, inputs, at)
                 pieces.append(last)
-        if part.end:
-            if last is None and feed.opened:
+        if part.end and feed.opened:
+            if last is None or pieces[-1] is not last:  # what data_post gives stands behind what passes
                 last = self.call(part, [new_list(0) for _ in step.input_ports], -1)
                 pieces.append(last)
-            if last is not None:
-                last.end = True
+            last.end = True
         part.pieces = pieces
 
     def call(self, part: Part, inputs: list[CoreList], position: int) -> Call:

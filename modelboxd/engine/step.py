@@ -446,6 +446,9 @@ class Step:
         return gather
 
     def _close(self, feed: Feed) -> None:
+        if feed.ready:
+            feed.ready = False
+            self.ready.remove(feed)
         if self.feeds.pop(feed.stream, None) is not None:
             feed.stream.session.release(feed)
 
@@ -462,9 +465,6 @@ class Step:
         feed.dead = True
         self._abandon(feed)
         if not feed.busy and not feed.slots and not self._tell_end(feed):
-            if feed.ready:
-                feed.ready = False
-                self.ready.remove(feed)
             self._close(feed)
         for step in self.upstream:
             step.schedule()

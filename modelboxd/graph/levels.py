@@ -77,7 +77,7 @@ class Levels:
         key = (outer, kind, node, branch)
         level = self._made.get(key)
         if level is None:
-            # The body of a loop has the positions of what is around it: an error born there is as deep as one beside it.
+            # The body of a loop has the positions of what is around it: an error born there is no deeper.
             depth = 0 if outer is None else outer.depth + (kind != "loop")
             level = Level(kind, node, branch, outer, depth, None if outer is None else outer.loop)
             if kind == "loop":
