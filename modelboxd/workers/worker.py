@@ -295,10 +295,11 @@ class Worker:
     def _run(self, context: DataContext, state: StreamState, flags: int, has_data: bool) -> None:
         unit = self.unit
         if flags & BEGIN and self.has_pre:
+            state.failed = True  # until it has gone well
             status = to_status(unit.data_pre(context), "data_pre()")
             if not status:
-                state.failed = True
                 raise CallFailed(status.code(), f"data_pre() returned {status.str_code()}: {status.errormsg()}")
+            state.failed = False
         failure: CallFailed | None = None
         if has_data and not state.failed:
             result = unit.process(context)
