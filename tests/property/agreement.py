@@ -312,7 +312,6 @@ class Machines:
         self.shop = Workshop()
         self._python = python
         self._made: dict[int, Machine] = {}
-        self._spoilt: list[Machine] = []
 
     def check(self, case: Case) -> list[Expected]:
         """Raises Disagreement, with the case as text."""
@@ -321,10 +320,10 @@ class Machines:
         try:
             return self._made[case.threads].check(case)
         except Disagreement as disagreement:
-            self._spoilt.append(self._made.pop(case.threads))  # whatever is left there must not concern the next case
+            self._made.pop(case.threads).close()  # whatever is left there must not concern the next case
             raise Disagreement(f"{disagreement}\n{dot(case)}\n{case.to_json()}") from None
 
     def close(self) -> None:
-        for machine in (*self._made.values(), *self._spoilt):
+        for machine in self._made.values():
             machine.close()
         self.shop.close()
