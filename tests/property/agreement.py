@@ -30,7 +30,6 @@ LIMIT_S = 30.0  # of one graph; a healthy one takes milliseconds
 # What the engine does today; what is missing here is left out of the graphs for it. The interpreter and the generator
 # always know everything.
 READY = EVERYTHING
-READY_CLEARED = True  # a failed session leaves nothing in a step's ready queue
 
 SINK = ref.Unit("sink", ref.Kind.STREAM, lambda call: None, outputs=(), sees_errors=True)
 
@@ -274,18 +273,23 @@ def _collect(session: Got) -> Callable[[Any, dict[str, Any]], None]:
     return on_output
 
 
-def _check_empty(job: Job) -> None:
-    left: dict[str, Any] = {"sessions": len(job.sessions), "bytes": job.bytes}
+def _left(job: Job) -> dict[str, int]:
+    """What a stopped job still holds."""
+    left: dict[str, int] = {"sessions": len(job.sessions), "turns": job.active, "bytes": job.bytes}
     for step in job.steps:
-        left |= {
-            f"{step.name}.feeds": len(step.feeds),
-            f"{step.name}.gathers": len(step.gathers),
-            f"{step.name}.buffers": sum(step.counts),
-        }
-        left |= {f"{step.name}.bytes": step.bytes, f"{step.name}.ready": len(step.ready) * READY_CLEARED}
-    kept = {name: count for name, count in left.items() if count}
-    if kept:
-        raise Disagreement(f"left in the job: {kept}")
+        left |= {f"{step.name}.feeds": len(step.feeds), f"{step.name}.values": sum(step.counts)}
+        left |= {f"{step.name}.gathers": len(step.gathers), f"{step.name}.results": step.held}
+        left |= {f"{step.name}.bytes": step.bytes, f"{step.name}.ready": len(step.ready)}
+    return {name: count for name, count in left.items() if count}
+
+
+def _check_empty(job: Job) -> None:
+    """A thread may still be on its way out of the last turn when the last session has ended."""
+    deadline = time.monotonic() + LIMIT_S
+    while (left := _left(job)) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    if left:
+        raise Disagreement(f"left in the job: {left}")
 
 
 def dump(job: Job) -> str:

@@ -241,7 +241,18 @@ def comparable(values: Sequence[Any]) -> list[Any]:
 def build_native(folder: Path) -> Path:
     """Compiles script.c against the plugin header alone."""
     library = folder / "modelbox_script.so"
-    flags = ["-std=c11", "-O1", "-g", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
+    flags = [
+        "-std=c11",
+        "-O1",
+        "-g",
+        "-fPIC",
+        "-shared",
+        "-fvisibility=hidden",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-missing-field-initializers",
+    ]
     command = ["cc", *flags, f"-I{ROOT / 'csrc/include'}", str(HERE / "script.c"), "-o", str(library)]
     subprocess.run(command, check=True)
     return library
