@@ -251,7 +251,6 @@ def build_native(folder: Path) -> Path:
         "-Wall",
         "-Wextra",
         "-Werror",
-        "-Wno-missing-field-initializers",
     ]
     command = ["cc", *flags, f"-I{ROOT / 'csrc/include'}", str(HERE / "script.c"), "-o", str(library)]
     subprocess.run(command, check=True)
