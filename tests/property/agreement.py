@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelbox.errors import ModelBoxError, UnitError
-from modelbox.spec import UnitSpec
 from modelboxd.engine.job import Job
 from modelboxd.workers.pool import WorkerPool
 from tests.property import units
@@ -225,13 +224,13 @@ def all_forms() -> list[Form]:
                         forms.append(Form(impl, kind, inputs, outputs, sees))
                         if impl == "native" and kind == "normal":
                             forms.append(Form(impl, kind, inputs, outputs, sees, elementwise=True))
-            if impl == "native":
-                continue
             forms += [Form(impl, "condition", 1, outputs, sees) for outputs in (2, 3, 4)]
             for outputs in (1, 2):
                 forms += [Form(impl, "expand", 1, outputs, sees, stream=stream) for stream in (False, True)]
-                forms += [Form(impl, "collapse", 1, outputs, sees, collapse_all=whole) for whole in (False, True)]
-            if impl == "builtin" and "loop" in UnitSpec.__dataclass_fields__:
+                forms.append(Form(impl, "collapse", 1, outputs, sees))
+                if impl != "native":
+                    forms.append(Form(impl, "collapse", 1, outputs, sees, collapse_all=False))
+            if impl != "python":
                 forms.append(Form(impl, "loop", 1, 2, sees))
     return forms
 
