@@ -107,12 +107,15 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, default=Path("build/random"), help="where failing graphs go")
     parser.add_argument("--most-failures", type=int, default=10)
     parser.add_argument("--features", help="all, or names with commas, beside what the engine is ready for")
+    parser.add_argument("--without", default="", help="features to leave out, with commas between")
     parser.add_argument("--limit", type=float, default=agreement.LIMIT_S, help="seconds for one graph")
     options = parser.parse_args()
     agreement.LIMIT_S = options.limit
+    without = set(options.without.split(",")) - {""}
     features = READY | (EVERYTHING if options.features == "all" else set((options.features or "").split(",")) - {""})
-    if features - EVERYTHING:
-        parser.error(f"no such features: {', '.join(features - EVERYTHING)}; there are {', '.join(sorted(EVERYTHING))}")
+    if unknown := (features | without) - EVERYTHING:
+        parser.error(f"no such features: {', '.join(unknown)}; there are {', '.join(sorted(EVERYTHING))}")
+    features -= without
     logging.disable(logging.WARNING)  # what scripted units fail with
     run = Run(options.keep)
     try:

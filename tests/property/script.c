@@ -1,14 +1,15 @@
-/* The native units of random graphs: what tests/property/script.py says for NORMAL and STREAM units, in C. */
+/* The native units of random graphs: what tests/property/script.py says, in C. */
 #include <modelbox/plugin.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { PORTS = 3, TEXT = 128, COPIES = 3 };
+enum { PORTS = 3, BRANCHES = 4, TEXT = 128, COPIES = 3 };
 
 typedef struct {
   char op[16];
   int64_t seed;
+  int64_t back; /* of a loop: the output port that leads back */
 } script;
 
 typedef struct {
@@ -36,11 +37,22 @@ static uint32_t dice(const script *self, uint32_t sides, char row[PORTS][TEXT], 
   return (fnv1a_row(fnv1a_int(0x811C9DC5u, self->seed), row, inputs) >> 8) % sides;
 }
 
+/* As dice(), of the row with one more text in front. */
+static uint32_t dice_of(const script *self, const char *what, uint32_t sides, char row[PORTS][TEXT], uint32_t inputs) {
+  uint32_t hash = fnv1a_more(fnv1a_more(fnv1a_int(0x811C9DC5u, self->seed), "/"), what);
+  return (fnv1a_row(hash, row, inputs) >> 8) % sides;
+}
+
+/* The beginning of every word: the seed, and one number. */
+static uint32_t begin_word(const script *self, int64_t number) {
+  return fnv1a_int(fnv1a_more(fnv1a_int(0x811C9DC5u, self->seed), "/"), number);
+}
+
 static int32_t script_open(const mb_host *host, const mb_config *config, void **state) {
   script *self = (script *)calloc(1, sizeof *self);
   if (self == NULL) return -MB_NOMEM;
   snprintf(self->op, sizeof self->op, "%s", host->config_string(config, "op", "map"));
-  if (host->config_int(config, "seed", 0, &self->seed) != 0) {
+  if (host->config_int(config, "seed", 0, &self->seed) != 0 || host->config_int(config, "back", 0, &self->back) != 0) {
     free(self);
     return -MB_BADCONF;
   }
@@ -169,10 +181,95 @@ static int32_t end_stream(const mb_host *host, const script *self, mb_call *call
   return 0;
 }
 
+static int32_t fail(const mb_host *host, mb_call *call) {
+  host->set_error(call, "scripted");
+  return -MB_FAULT;
+}
+
+static int32_t run_condition(const mb_host *host, void *state, mb_call *call, uint32_t outputs) {
+  const script *self = (const script *)state;
+  char row[PORTS][TEXT];
+  read_row(host, call, 1, 0, row);
+  uint32_t port = dice(self, outputs, row, 1), count = 0;
+  if (is(self, "fail") && dice_of(self, "f", 4, row, 1) == 0) return fail(host, call);
+  if (is(self, "picky") && dice_of(self, "p", 4, row, 1) == 0) {
+    return host->push_error(call, port, "Script.Refused", "refused");
+  }
+  if (is(self, "forward")) return host->push(call, port, host->buffer_ref(host->inputs(call, 0, &count)[0]));
+  uint32_t odd = is(self, "count") ? dice_of(self, "c", 12, row, 1) : 2, other = (port + 1) % outputs;
+  if (odd != 0) push_word(host, call, port, fnv1a_row(begin_word(self, port), row, 1));
+  if (odd == 1) push_word(host, call, other, fnv1a_row(begin_word(self, other), row, 1));
+  return 0;
+}
+
+static int32_t run_expand(const mb_host *host, void *state, mb_call *call, uint32_t outputs) {
+  const script *self = (const script *)state;
+  void **kept = host->stream_state(call);
+  stream *numbers = kept != NULL ? (stream *)*kept : NULL; /* only where data_pre made it: stream = true */
+  char row[PORTS][TEXT];
+  read_row(host, call, 1, 0, row);
+  if (is(self, "fail") && dice(self, 4, row, 1) == 0) return fail(host, call);
+  int64_t number = numbers != NULL ? ++numbers->number : 1;
+  uint32_t thrown = dice(self, 4, row, 1);
+  for (uint32_t port = 0; port < outputs; port++) {
+    uint32_t copies = is(self, "uneven") ? (thrown + port) % 4 : thrown;
+    for (uint32_t copy = 0; copy < copies; copy++) {
+      uint32_t hash = fnv1a_int(fnv1a_more(begin_word(self, port), "/"), copy);
+      hash = fnv1a_int(fnv1a_more(hash, "/"), number);
+      push_word(host, call, port, fnv1a_row(hash, row, 1));
+    }
+  }
+  if (is(self, "picky") && dice_of(self, "p", 3, row, 1) == 0) {
+    for (uint32_t port = 0; port < outputs; port++) host->push_error(call, port, "Script.Refused", "refused");
+  }
+  return 0;
+}
+
+/* A whole sub-stream at once. */
+static int32_t run_collapse(const mb_host *host, void *state, mb_call *call, uint32_t outputs) {
+  const script *self = (const script *)state;
+  uint32_t count = 0, all = fnv1a_int(0x811C9DC5u, self->seed), words[PORTS];
+  host->inputs(call, 0, &count);
+  for (uint32_t port = 0; port < outputs; port++) words[port] = begin_word(self, port);
+  for (uint32_t at = 0; at < count; at++) {
+    char row[PORTS][TEXT];
+    read_row(host, call, 1, at, row);
+    all = fnv1a_row(all, row, 1);
+    for (uint32_t port = 0; port < outputs; port++) words[port] = fnv1a_row(words[port], row, 1);
+  }
+  all >>= 8;
+  if (is(self, "fail") && all % 3 == 0) return fail(host, call);
+  if (is(self, "some") && all % 3 == 0) return 0;
+  for (uint32_t port = 0; port < outputs; port++) {
+    if (is(self, "picky") && all % 3 == 0) {
+      host->push_error(call, port, "Script.Refused", "refused");
+    } else {
+      push_word(host, call, port, words[port]);
+    }
+  }
+  if (is(self, "count") && all % 8 == 0) push_word(host, call, 0, words[0]);
+  return 0;
+}
+
+static int32_t loop_1_2(const mb_host *host, void *state, mb_call *call) {
+  const script *self = (const script *)state;
+  char row[PORTS][TEXT];
+  read_row(host, call, 1, 0, row);
+  uint32_t port = (uint32_t)(dice(self, 2, row, 1) ? self->back : 1 - self->back);
+  if (is(self, "fail") && dice_of(self, "f", 5, row, 1) == 0) return fail(host, call);
+  if (is(self, "picky") && dice_of(self, "p", 5, row, 1) == 0) {
+    return host->push_error(call, port, "Script.Refused", "refused");
+  }
+  if (is(self, "count") && dice_of(self, "c", 12, row, 1) == 0) return 0;
+  return push_word(host, call, port, fnv1a_row(begin_word(self, port), row, 1));
+}
+
 static const mb_port inputs[PORTS] = {{"i0", "raw", NULL}, {"i1", "raw", NULL}, {"i2", "raw", NULL}};
-static const mb_port outputs[PORTS] = {{"o0", "raw", NULL}, {"o1", "raw", NULL}, {"o2", "raw", NULL}};
+static const mb_port outputs[BRANCHES] = {
+    {"o0", "raw", NULL}, {"o1", "raw", NULL}, {"o2", "raw", NULL}, {"o3", "raw", NULL}};
 static const mb_option options[] = {{"op", "string", "map", 0, "what it does", NULL},
-                                    {"seed", "int", "0", 0, "of its hash", NULL}};
+                                    {"seed", "int", "0", 0, "of its hash", NULL},
+                                    {"back", "int", "0", 0, "port of a loop that leads back", NULL}};
 
 /* One unit per form: names as Form.name in tests/property/units.py makes them. */
 #define NORMAL(IN, OUT)                                                                 \
@@ -211,7 +308,39 @@ FORMS(2, 2)
 FORMS(3, 1)
 FORMS(1, 0)
 
-static const mb_unit *const units[] = {NAMES(1, 1), NAMES(1, 2), NAMES(2, 1), NAMES(2, 2), NAMES(3, 1), NAMES(1, 0)};
+#define CONDITION(OUT)                                                              \
+  static int32_t condition_##OUT(const mb_host *host, void *state, mb_call *call) { \
+    return run_condition(host, state, call, OUT);                                   \
+  }                                                                                 \
+  UNIT(c_1_##OUT, MB_UNIT_CONDITION, 1, OUT, condition_##OUT, NULL, NULL)           \
+  UNIT(c_1_##OUT##_e, MB_UNIT_CONDITION | MB_UNIT_SEES_ERRORS, 1, OUT, condition_##OUT, NULL, NULL)
+#define LEVEL(OUT)                                                                                                \
+  static int32_t expand_##OUT(const mb_host *host, void *state, mb_call *call) {                                  \
+    return run_expand(host, state, call, OUT);                                                                    \
+  }                                                                                                               \
+  static int32_t collapse_##OUT(const mb_host *host, void *state, mb_call *call) {                                \
+    return run_collapse(host, state, call, OUT);                                                                  \
+  }                                                                                                               \
+  UNIT(x_1_##OUT, MB_UNIT_EXPAND, 1, OUT, expand_##OUT, NULL, NULL)                                               \
+  UNIT(x_1_##OUT##_e, MB_UNIT_EXPAND | MB_UNIT_SEES_ERRORS, 1, OUT, expand_##OUT, NULL, NULL)                     \
+  UNIT(x_1_##OUT##_s, MB_UNIT_EXPAND | MB_UNIT_STREAM, 1, OUT, expand_##OUT, begin_stream, end_1_##OUT)           \
+  UNIT(x_1_##OUT##_es, MB_UNIT_EXPAND | MB_UNIT_STREAM | MB_UNIT_SEES_ERRORS, 1, OUT, expand_##OUT, begin_stream, \
+       end_1_##OUT)                                                                                               \
+  UNIT(k_1_##OUT, MB_UNIT_COLLAPSE, 1, OUT, collapse_##OUT, NULL, NULL)                                           \
+  UNIT(k_1_##OUT##_e, MB_UNIT_COLLAPSE | MB_UNIT_SEES_ERRORS, 1, OUT, collapse_##OUT, NULL, NULL)
+
+CONDITION(2)
+CONDITION(3)
+CONDITION(4)
+LEVEL(1)
+LEVEL(2)
+UNIT(l_1_2, MB_UNIT_LOOP, 1, 2, loop_1_2, NULL, NULL)
+UNIT(l_1_2_e, MB_UNIT_LOOP | MB_UNIT_SEES_ERRORS, 1, 2, loop_1_2, NULL, NULL)
+
+#define BOTH(NAME) &NAME, &NAME##_e
+static const mb_unit *const units[] = {NAMES(1, 1), NAMES(1, 2), NAMES(2, 1), NAMES(2, 2), NAMES(3, 1), NAMES(1, 0),
+                                       BOTH(c_1_2), BOTH(c_1_3), BOTH(c_1_4), BOTH(x_1_1), BOTH(x_1_2), &x_1_1_s,
+                                       &x_1_1_es,   &x_1_2_s,    &x_1_2_es,   BOTH(k_1_1), BOTH(k_1_2), BOTH(l_1_2)};
 static const mb_plugin plugin = {
     sizeof(mb_plugin), MB_ABI_MAJOR, MB_ABI_MINOR, "script", "1.0.0", units, sizeof units / sizeof units[0], 0, NULL};
 

@@ -226,6 +226,10 @@ ONE_BY_ONE = ("fail", "count", "event", "halt")
 NATIVE = {
     "normal": ("map", "picky", "fail", "forward", "count"),
     "stream": ("map", "picky", "fail", "forward", "thin", "multiply", "uneven", "tail", "prefail"),
+    "condition": ("map", "picky", "fail", "forward", "count"),
+    "expand": ("map", "picky", "fail", "uneven", "prefail"),
+    "collapse": ("map", "some", "picky", "fail", "count"),
+    "loop": ("map", "picky", "fail", "count"),
 }
 FRAMED_OPS = ("tail", "prefail", "post")  # need data_pre or data_post
 EVENT_OPS = ("event", "halt")

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from modelbox.spec import UnitSpec
 from modelboxd.graph.check import check_graph
 from modelboxd.graph.loader import parse_graph
 from tests.property.agreement import all_forms
@@ -16,7 +13,6 @@ from tests.property.units import spec_of
 from tests.unit.engine.harness import Registry, spec
 
 
-@pytest.mark.skipif("loop" not in UnitSpec.__dataclass_fields__, reason="units cannot be loops yet")
 def test_every_random_graph_passes_the_checks() -> None:
     specs = [spec_of(form, Path("native.so"), Path("python")) for form in all_forms()]
     specs += [spec("source", (), ("out",)), spec("source2", (), ("out", "other")), spec("sink", ("in",), ())]

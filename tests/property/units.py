@@ -25,6 +25,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 LETTERS = {"normal": "n", "stream": "s", "condition": "c", "expand": "x", "collapse": "k", "loop": "l"}
 MAX_BATCH = 64
+NATIVE_OPTIONS = (OptionSpec("op", default="map"), OptionSpec("seed", "int", "0"), OptionSpec("back", "int", "0"))
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def spec_of(form: Form, native: Path | None = None, python: Path | None = None) 
         path=str(path[form.impl] or ""),
         inputs=tuple(PortSpec(port) for port in form.input_ports),
         outputs=tuple(PortSpec(port) for port in form.output_ports),
-        options=(OptionSpec("op", default="map"), OptionSpec("seed", "int", "0")) if form.impl == "native" else (),
+        options=NATIVE_OPTIONS if form.impl == "native" else (),
         open_options=form.impl != "native",
         flow_type=FlowType.STREAM if form.kind == "stream" or form.stream else FlowType.NORMAL,
         collapse_all=form.collapse_all,
@@ -241,7 +242,17 @@ def comparable(values: Sequence[Any]) -> list[Any]:
 def build_native(folder: Path) -> Path:
     """Compiles script.c against the plugin header alone."""
     library = folder / "modelbox_script.so"
-    flags = ["-std=c11", "-O1", "-g", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
+    flags = [
+        "-std=c11",
+        "-O1",
+        "-g",
+        "-fPIC",
+        "-shared",
+        "-fvisibility=hidden",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+    ]
     command = ["cc", *flags, f"-I{ROOT / 'csrc/include'}", str(HERE / "script.c"), "-o", str(library)]
     subprocess.run(command, check=True)
     return library
