@@ -143,7 +143,9 @@ mb_buffer *mb__buffer_alloc(mb_pool *pool, uint64_t size, mb_account *account, m
 /* Whether a unit with this threshold (see mb_lists_kind) gets the buffer. */
 static inline bool mb__is_seen(const mb_buffer *buffer, uint32_t visible) {
   if (buffer == NULL) return false;
-  return buffer->fault == NULL || (visible > 0 && atomic_load_explicit(&buffer->born, memory_order_relaxed) >= visible);
+  if (buffer->fault == NULL) return true;
+  /* What fails the session reaches its end, whoever sees errors on the way. */
+  return visible > 0 && !buffer->fatal && atomic_load_explicit(&buffer->born, memory_order_relaxed) >= visible;
 }
 
 /* An error that has just come out of a unit is born at this depth; older ones keep theirs. */
