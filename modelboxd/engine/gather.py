@@ -33,10 +33,14 @@ class Gather:
         self.total: int | None = None  # how many there will be, when known
         self.begun = False
         self.metas = metas
-        stream.session.holders.add(self)
+        if not stream.session.dead:  # passing on results may have failed it meanwhile: then nothing is kept here
+            step.gathers[stream] = self
+            stream.session.holders.add(self)
 
     def put(self, index: int, lists: list[CoreList] | None) -> None:
         """The result at `index`: per gathered port a list of one value, or of none (a hole)."""
+        if self.stream.session.dead:
+            return
         self.waiting[index] = lists
         self.received += 1
         self.step.held += 1

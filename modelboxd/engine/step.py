@@ -440,10 +440,7 @@ class Step:
 
     def gather(self, stream: Stream, metas: list[bytes]) -> Gather:
         """Where results for `stream` are put in order; `metas`: what the stream has where they begin."""
-        gather = self.gathers.get(stream)
-        if gather is None:
-            gather = self.gathers[stream] = Gather(self, stream, metas)
-        return gather
+        return self.gathers.get(stream) or Gather(self, stream, metas)
 
     def _close(self, feed: Feed) -> None:
         if feed.ready:
