@@ -285,7 +285,7 @@ class Grower:
             "form": node.form,
             "sources": ((*wire.ends, *behind.ends),),
             "back": back,
-            "loop_limit": self.choose((1000, 1, 2, 3)),
+            "loop_limit": self.choose((25, 1, 2, 3)),  # a value may go round for ever
         }
         self.nodes[at] = CaseNode(**values)
         return self.made(Wire((ends[1 - back],), wire.level, wire.lanes))

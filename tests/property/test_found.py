@@ -13,7 +13,7 @@ from tests.property.case import Case
 from tests.property.graphs import EVERYTHING
 
 FOUND = sorted((Path(__file__).parent / "found").glob("*.json"))
-TRIES = 5  # a race does not show every time
+TRIES = 20  # a race does not show every time
 
 
 @pytest.fixture(scope="module")
