@@ -20,9 +20,10 @@ from modelboxd.engine.builtin import BuiltinStep
 from modelboxd.engine.job import Job, JobSettings
 from modelboxd.engine.native import NativeStep, SegmentStep
 from modelboxd.engine.output import OutputStep
+from modelboxd.engine.sink import SinkStep
 from modelboxd.engine.source import EntryStep, SourceStep
 from modelboxd.engine.step import Step
-from modelboxd.engine.unit import BuiltinUnit, Services, SourceUnit
+from modelboxd.engine.unit import BuiltinUnit, Services, SinkUnit, SourceUnit
 from modelboxd.engine.worker import PythonSourceStep, WorkerStep
 from modelboxd.graph.model import Endpoint
 
@@ -134,6 +135,8 @@ class Engine:
             source = SourceStep(job, index, nodes, unit_class)
             job.sources.append(source)
             return source
+        if issubclass(unit_class, SinkUnit) and len(node.sources[node.unit.inputs[0].name]) == 1:
+            return SinkStep(job, index, nodes, unit_class)
         return BuiltinStep(job, index, nodes, unit_class)
 
     def _connect(self, step: Step, by_node: dict[str, Step]) -> None:

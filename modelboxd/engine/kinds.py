@@ -54,7 +54,7 @@ class Kind:
         """Passes the results on (lock held)."""
         feed = part.feed
         metas = None
-        if part.begin or part.metas:
+        if part.metas or (part.begin and any(feed.metas)):
             inherited = merge_metas(feed.metas) if part.begin else b""
             own = part.metas or [b""] * len(self.step.output_ports)
             metas = [merge_metas([meta, inherited]) for meta in own]
