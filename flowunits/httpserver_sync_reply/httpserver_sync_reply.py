@@ -56,7 +56,8 @@ class HttpServerSyncReply(SinkUnit):
             return
         status, headers = self._meaning(buffer)
         if not isinstance(status, int) or not 200 <= status <= 599:
-            log.warning("node '%s': meta status = %r is no HTTP status from 200 to 599", self.node.name, status)
+            text = "node '%s': meta status = %r is no HTTP status from 200 to 599"
+            log.warning(text, self.node.name, status, extra=self.about)
             reply.fail(500, "Reply.BadStatus", f"node '{self.node.name}': meta status = {status!r} is no HTTP status")
             return
         size = lib.mb_buffer_size(buffer)
@@ -92,7 +93,8 @@ class HttpServerSyncReply(SinkUnit):
         for name, value in given.items():
             text = str(value)
             if not (isinstance(name, str) and _NAME.fullmatch(name) and _VALUE.fullmatch(text)):
-                log.warning("node '%s': header %r is not well-formed and left out", self.node.name, name)
+                line = "node '%s': header %r is not well-formed and left out"
+                log.warning(line, self.node.name, name, extra=self.about)
             elif name.lower() not in FORBIDDEN:
                 headers.pop(names.get(name.lower(), name), None)
                 headers[name] = text

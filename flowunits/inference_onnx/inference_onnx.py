@@ -207,7 +207,7 @@ class OnnxInference(BuiltinUnit):
                 return [error]
             results = [result for row in rows for result in self._try([row])]
             if not self._batch and not any(isinstance(result, UnitError) for result in results):
-                log.warning("%s: the buffers run one by one from now on", error)
+                log.warning("%s: the buffers run one by one from now on", error, extra=self.about)
                 self._batch = 1
             return results
 

@@ -116,7 +116,7 @@ class Job:
                 except ModelBoxError as error:
                     failure = failure or error
                 except Exception as error:
-                    log.exception("cannot open node '%s'", step.name)
+                    log.exception("cannot open node '%s'", step.name, extra=step.about)
                     text = f"node '{step.name}': cannot open: {type(error).__name__}: {error}"
                     failure = failure or InternalError(text)
         if failure is None:
@@ -178,7 +178,12 @@ class Job:
                 self.fail_locked(session, ShutdownError(f"job '{self.name}' was stopped before this was done"))
         self.settle()
         if late:
-            log.warning("job '%s': %d sessions were cut off by the drain deadline", self.name, len(late))
+            log.warning(
+                "job '%s': %d sessions were cut off by the drain deadline",
+                self.name,
+                len(late),
+                extra={"job": self.name},
+            )
             with self.quiet:  # what runs in C or in a worker cannot be interrupted here, only waited for
                 self.quiet.wait_for(lambda: not self.sessions, self.settings.close_timeout_s)
         return len(late)
@@ -188,7 +193,7 @@ class Job:
             try:
                 step.close()
             except Exception:
-                log.exception("closing node '%s' failed", step.name)
+                log.exception("closing node '%s' failed", step.name, extra=step.about)
 
     # ---- running ----------------------------------------------------------------------------------------------
 
@@ -235,7 +240,7 @@ class Job:
             try:
                 callback()
             except Exception:
-                log.exception("job '%s': a callback failed", self.name)
+                log.exception("job '%s': a callback failed", self.name, extra={"job": self.name})
         elif work is not None and step is not None:
             step.turn_inline(work)
         return True

@@ -64,4 +64,4 @@ class OutputStep(Step):
             try:
                 session.on_output(session, outputs)
             except Exception:
-                log.exception("job '%s': a callback for outputs failed", self.job.name)
+                log.exception("job '%s': a callback for outputs failed", self.job.name, extra=self.about)

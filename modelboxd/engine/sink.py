@@ -92,7 +92,7 @@ class SinkStep(BuiltinStep):
             except ModelBoxError as error:
                 self.job.fail_session(session, UnitError(f"node '{self.name}': {error}"))
             except Exception as error:
-                log.exception("step '%s' failed", self.name)
+                log.exception("step '%s' failed", self.name, extra=self.about)
                 text = f"node '{self.name}': {type(error).__name__}: {error}"
                 self.job.fail_session(session, InternalError(text))
         job = self.job

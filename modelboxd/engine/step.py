@@ -118,6 +118,7 @@ class Step:
         # Smaller runs first: the job's priority, the node's, then nearness to a sink.
         self.priority = (job.priority * 16 + first.user_priority, -last.priority)
         self.stats = StepStats()
+        self.about = {"job": job.name, "node": self.name}  # fields of log lines
         self.kind: Kind = kind_of(self)
 
     # ---- life --------------------------------------------------------------------------------------
@@ -280,7 +281,7 @@ class Step:
         except ModelBoxError as error:
             self.fail_parts(work.parts, error)
         except Exception as error:
-            log.exception("step '%s' failed", self.name)
+            log.exception("step '%s' failed", self.name, extra=self.about)
             self.fail_parts(work.parts, InternalError(f"node '{self.name}': {type(error).__name__}: {error}"))
 
     def fail_parts(self, parts: list[Part], error: ModelBoxError) -> None:

@@ -80,6 +80,7 @@ class BuiltinUnit:
         self.node = node
         self.config = config
         self.services = services
+        self.about = {"job": services.job, "node": node.name}  # fields of log lines
 
     def open(self) -> None:
         """Called once before the first call. Raise ConfigError or UnitError with a one-line reason."""

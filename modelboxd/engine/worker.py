@@ -178,7 +178,7 @@ class WorkerStep(Step):
             else:
                 self._pack_normal(trip)
         except Exception as error:
-            log.exception("node '%s': cannot pack calls", self.name)
+            log.exception("node '%s': cannot pack calls", self.name, extra=self.about)
             self.fail_parts(work.parts, InternalError(f"node '{self.name}': {type(error).__name__}: {error}"))
             self._finish(trip)
             return
@@ -232,7 +232,7 @@ class WorkerStep(Step):
         except ModelBoxError as error:
             self.fail_parts(trip.work.parts, error)
         except Exception as error:
-            log.exception("node '%s': cannot unpack a worker's results", self.name)
+            log.exception("node '%s': cannot unpack a worker's results", self.name, extra=self.about)
             self.fail_parts(trip.work.parts, UnitError(f"node '{self.name}': {error}"))
         self._finish(trip)
 
@@ -257,7 +257,7 @@ class WorkerStep(Step):
             return
         call.error = RuleBroken(f"node '{self.name}': {error}") if answer.rule or answer.stops else error
         if not isinstance(error, WorkerLostError):
-            log.warning("node '%s': %s", self.name, error, extra={"job": self.job.name, "node": self.name})
+            log.warning("node '%s': %s", self.name, error, extra=self.about)
 
     def _unpack_normal(self, trip: Trip) -> None:
         work = trip.work

@@ -148,7 +148,7 @@ class HttpSource(SourceUnit):
         except ConfigError as error:
             message = f"node '{self.node.name}': {error.message}"
             raise ConfigError(message, where=self.node.where, hint=error.hint) from None
-        log.info("node '%s' listens on %s (port %d)", self.node.name, endpoint.text, self.port)
+        log.info("node '%s' listens on %s (port %d)", self.node.name, endpoint.text, self.port, extra=self.about)
 
     def stop(self) -> None:
         self.stopping = True
@@ -198,10 +198,12 @@ class HttpSource(SourceUnit):
         except ShutdownError:
             reply.give(self._closing)
         except OutOfMemoryError as error:
-            log.warning("node '%s': %s", self.node.name, str(error))  # not the frames, which hold the body
+            log.warning(
+                "node '%s': %s", self.node.name, str(error), extra=self.about
+            )  # not the frames, which hold the body
             reply.give(error_answer(503, "no memory for the request", headers={"Retry-After": "1"}))
         except Exception:
-            log.exception("node '%s': internal error while taking a request", self.node.name)
+            log.exception("node '%s': internal error while taking a request", self.node.name, extra=self.about)
             reply.abort(error_answer(500, "internal error"), InternalError("internal error"))
 
     def finished(self, reply: Reply) -> None:

@@ -217,6 +217,7 @@ class WorkerGroup:
         self._unit = unit
         self._node = node
         self._job = job
+        self._about = {"job": job, "node": node}  # fields of log lines
         self._count = workers
         self._timeout_ms = process_timeout_ms
         self._on_room = on_room
@@ -283,7 +284,7 @@ class WorkerGroup:
             self._on_room()
 
     def _ready(self, worker: Worker) -> None:
-        log.info("python worker %s is ready (pid %d)", worker.name, worker.pid)
+        log.info("python worker %s is ready (pid %d)", worker.name, worker.pid, extra=self._about)
         with self._changed:
             self._changed.notify_all()
 
@@ -302,7 +303,7 @@ class WorkerGroup:
         if time.monotonic() - born > QUICK_DEATH_S:
             self._delay_s = FIRST_DELAY_S
         delay, self._delay_s = self._delay_s, min(self._delay_s * 2, LAST_DELAY_S)
-        log.error("%s; it is replaced in %.1f s", worker.failure or reason, delay)
+        log.error("%s; it is replaced in %.1f s", worker.failure or reason, delay, extra=self._about)
         self._pool.io.loop.call_later(delay, self._replace, worker.number)
 
     def _replace(self, number: int) -> None:
@@ -315,7 +316,7 @@ class WorkerGroup:
         try:
             self._spawn(number)
         except ModelBoxError as error:
-            log.error("node '%s': cannot replace a worker: %s", self._node, error)
+            log.error("node '%s': cannot replace a worker: %s", self._node, error, extra=self._about)
             self._pool.io.call(self._pool.io.loop.call_later, RETRY_DELAY_S, self._replace, number)
 
     # ---- for the engine ------------------------------------------------------------------------------------------
@@ -343,7 +344,8 @@ class WorkerGroup:
             self._changed.wait_for(lambda: not any(worker.alive for worker in self.workers), timeout_s)
         for worker in self.workers:
             if worker.alive:
-                log.warning("python worker %s (pid %d) did not end within %.1f s", worker.name, worker.pid, timeout_s)
+                text = "python worker %s (pid %d) did not end within %.1f s"
+                log.warning(text, worker.name, worker.pid, timeout_s, extra=self._about)
                 worker.kill(signal.SIGKILL)
         with self._changed:
             self._changed.wait_for(lambda: not any(worker.alive for worker in self.workers), timeout_s)
