@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from common import TOP, Bench, interleaved, table
+from kinds import kinds
 
 from modelbox._core import lib
 from modelbox._core.memory import new_list
@@ -344,7 +345,7 @@ def pictures() -> list[Row]:
 
 
 def main() -> None:
-    parts = {"chain": chain, "round_trip": round_trip, "http": http, "pictures": pictures}
+    parts = {"chain": chain, "kinds": kinds, "round_trip": round_trip, "http": http, "pictures": pictures}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[[], *parts], help="only these (default: all)")
     chosen = parser.parse_args().parts or list(parts)
