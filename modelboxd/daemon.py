@@ -103,6 +103,7 @@ class Daemon:
             log.info(
                 "modelbox %s is ready: %s, %d threads (pid %d)", VERSION, state, self.executor.threads, os.getpid()
             )
+            lib.mb_trim_malloc()  # what reading the graphs has left
             systemd.notify("READY=1", f"STATUS={state}")
             while not self._stop.is_set():
                 self._stop.wait()

@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from modelbox._core import lib
+
 T = TypeVar("T")
 
 
@@ -57,6 +59,7 @@ class IoThread:
             raise
 
     def _main(self) -> None:
+        lib.mb_name_thread(self._thread.name.encode())
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_forever()

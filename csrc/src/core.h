@@ -359,6 +359,9 @@ int32_t mb_read_released(mb_peer *peer, const uint8_t *bytes, uint64_t size, uin
 
 /* Makes malloc keep what it frees (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD): page faults rule native work. */
 void mb_tune_malloc(void);
+/* Gives what malloc keeps without use back to the kernel, and names this thread for ps, top and gdb (15 bytes). */
+void mb_trim_malloc(void);
+void mb_name_thread(const char *name);
 /* Lines below this level are not passed on. */
 void mb_log_set_level(int32_t level);
 /* Where log lines of native code go; NULL = nowhere. */

@@ -2,6 +2,7 @@
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -60,3 +61,7 @@ void mb_save_last_words(int32_t from, int32_t to) {
   action.sa_handler = from < 0 ? SIG_DFL : last_words;
   for (size_t at = 0; at < sizeof crashes / sizeof crashes[0]; at++) sigaction(crashes[at], &action, NULL);
 }
+
+void mb_trim_malloc(void) { malloc_trim(0); }
+
+void mb_name_thread(const char *name) { prctl(PR_SET_NAME, name); }

@@ -9,6 +9,8 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 
+from modelbox._core import lib
+
 log = logging.getLogger(__name__)
 
 Priority = tuple[int, int]
@@ -56,6 +58,7 @@ class Executor:
         return len(self._queue)
 
     def _main(self, number: int) -> None:
+        lib.mb_name_thread(threading.current_thread().name.encode())
         if self._cpus:
             os.sched_setaffinity(threading.get_native_id(), {self._cpus[number % len(self._cpus)]})
         while True:
