@@ -13,8 +13,10 @@ from modelbox._core.memory import new_list
 from modelbox.errors import ModelBoxError, UnitError
 from modelboxd.engine.errors import error_list
 from modelboxd.engine.feed import CoreList
+from modelboxd.engine.meta import merge_metas
 
 if TYPE_CHECKING:
+    from modelboxd.engine.feed import Feed
     from modelboxd.engine.session import Session, Stream
     from modelboxd.engine.step import Step
 
@@ -30,6 +32,7 @@ class Call:
         "error",
         "event",
         "failed",
+        "input_metas",
         "inputs",
         "metas",
         "more",
@@ -49,6 +52,7 @@ class Call:
         self.end = False  # no more input for this context
         self.event = False  # answers an event
         self.child: Stream | None = None  # expand: the sub-stream that gets the outputs
+        self.input_metas: list[bytes] | None = None  # stream meta per input port, in a context's first call
         # ---- the answer
         self.outputs: list[CoreList] | None = None  # one list per port
         self.error: ModelBoxError | None = None
@@ -80,6 +84,16 @@ Piece = Call | Passed
 
 class RuleBroken(UnitError):
     """A unit broke a rule of its kind: its session fails."""
+
+
+def port_metas(step: Step, feed: Feed) -> list[bytes] | None:
+    """The stream meta of each input port; None when there is none."""
+    metas = feed.metas
+    if not any(metas):
+        return None
+    if step.lane_ports is None:
+        return metas
+    return [merge_metas([metas[lane] for lane in lanes]) for lanes in step.lane_ports]
 
 
 def results(step: Step, call: Call, errors: int) -> list[CoreList]:

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 from modelbox._core import ffi, lib
 from modelbox._core.memory import new_list
 from modelbox.errors import UnitError
-from modelboxd.engine.calls import Call, Passed, Piece, RuleBroken, error_lists, passed_by, results, stretches
+from modelboxd.engine.calls import (
+    Call,
+    Passed,
+    Piece,
+    RuleBroken,
+    error_lists,
+    passed_by,
+    port_metas,
+    results,
+    stretches,
+)
 from modelboxd.engine.errors import all_seen, error_list, split
 from modelboxd.engine.feed import CoreList, Feed, Part, concat, slice_list
 from modelboxd.engine.meta import merge_metas
@@ -105,6 +115,7 @@ class StreamKind(Kind):
         call = Call(feed.stream.session, inputs, feed, feed.stream.number)
         if not feed.opened:
             call.begin = feed.opened = True
+            call.input_metas = port_metas(self.step, feed)
         return call
 
     def join(self, part: Part) -> None:
@@ -156,13 +167,15 @@ class ConditionKind(Kind):
     calls = True
 
     def cut(self, part: Part) -> None:
-        session = part.feed.stream.session
+        session, metas = part.feed.stream.session, port_metas(self.step, part.feed)
         for start, count, seen in stretches(self.step, part.inputs, part.count):
             if not seen:
                 part.pieces.append(Passed([passed_by(self.step, part.inputs, start, count)]))
                 continue
             for at in range(start, start + count):
-                part.pieces.append(Call(session, [slice_list(items, at, 1) for items in part.inputs]))
+                call = Call(session, [slice_list(items, at, 1) for items in part.inputs])
+                call.input_metas = metas
+                part.pieces.append(call)
 
     def join(self, part: Part) -> None:
         if part.outputs is not None:
@@ -232,6 +245,7 @@ class ExpandKind(Kind):
         """The call for one value."""
         call = Call(child.session, inputs, child, child.number)
         call.begin = call.end = True
+        call.input_metas = port_metas(self.step, part.feed)
         return call
 
     def end_calls(self, part: Part) -> None:
@@ -309,6 +323,7 @@ class StreamExpandKind(ExpandKind):
         call = Call(child.session, inputs, feed, feed.stream.number)
         if not feed.opened:
             call.begin = feed.opened = True
+            call.input_metas = port_metas(self.step, feed)
         return call
 
     def end_calls(self, part: Part) -> None:

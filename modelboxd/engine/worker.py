@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from modelbox._core import lib
 from modelbox._core.memory import new_list
 from modelbox.errors import InternalError, ModelBoxError, UnitError, WorkerLostError
-from modelboxd.engine.calls import Call, RuleBroken, results
+from modelboxd.engine.calls import Call, RuleBroken, port_metas, results
 from modelboxd.engine.errors import all_seen, merge, split
 from modelboxd.engine.feed import CoreList, Feed, Part
 from modelboxd.engine.kinds import StreamKind
@@ -196,7 +196,10 @@ class WorkerStep(Step):
             inputs = split(inputs, self.visible)
             if not inputs[0].count:
                 return
-        trip.calls.append(Call(trip.work.parts[0].feed.stream.session, inputs))
+        first = trip.work.parts[0].feed
+        call = Call(first.stream.session, inputs)
+        call.input_metas = port_metas(self, first)
+        trip.calls.append(call)
 
     def _order(self, call: Call, worker: Worker) -> WorkerCall:
         """The call as the worker's message has it."""
@@ -206,9 +209,8 @@ class WorkerStep(Step):
         made.cancelled = session.dead
         if call.context is not None and call.begin:
             call.context.state = worker
-            feed = call.context if isinstance(call.context, Feed) else None
-            if feed is not None:
-                made.input_meta = feed.metas
+        if call.input_metas is not None and any(call.input_metas):
+            made.input_meta = call.input_metas
         return made
 
     # ---- results (I/O thread, or the sender's when the worker is gone) ------------------------------------
