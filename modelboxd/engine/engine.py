@@ -20,11 +20,12 @@ from modelboxd.engine.builtin import BuiltinStep
 from modelboxd.engine.job import Job, JobSettings
 from modelboxd.engine.native import NativeStep, SegmentStep
 from modelboxd.engine.output import OutputStep
+from modelboxd.engine.python_source import PythonSourceStep
 from modelboxd.engine.sink import SinkStep
 from modelboxd.engine.source import EntryStep, SourceStep
 from modelboxd.engine.step import Step
 from modelboxd.engine.unit import BuiltinUnit, Services, SinkUnit, SourceUnit
-from modelboxd.engine.worker import PythonSourceStep, WorkerStep
+from modelboxd.engine.worker import WorkerStep
 from modelboxd.graph.model import Endpoint
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from modelbox._core.memory import check, new_error, new_list
 from modelbox.errors import UnitError
 from modelboxd.engine.calls import Call, RuleBroken
 from modelboxd.engine.feed import CoreList, Part
-from modelboxd.engine.kinds import ConditionKind, LoopKind
+from modelboxd.engine.kinds import ConditionKind
+from modelboxd.engine.nesting import LoopKind
 from modelboxd.engine.session import Stream
 from modelboxd.engine.step import Step, Work
 

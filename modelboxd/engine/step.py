@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from modelbox.errors import InternalError, ModelBoxError, UnitError
 from modelboxd.engine.feed import CoreList, Feed, Part, TwoValues, choose, concat, copy_list, take_list
 from modelboxd.engine.gather import Gather
-from modelboxd.engine.kinds import Kind, kind_of
+from modelboxd.engine.kinds import Kind
 from modelboxd.engine.meta import merge_metas
+from modelboxd.engine.nesting import kind_of
 
 if TYPE_CHECKING:
     from modelboxd.engine.job import Job
