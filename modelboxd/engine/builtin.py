@@ -11,7 +11,7 @@ from modelbox.buffer import BufferList
 from modelbox.configuration import Configuration
 from modelbox.errors import ModelBoxError
 from modelbox.status import StatusCode
-from modelboxd.engine.calls import Call, RuleBroken, error_lists
+from modelboxd.engine.calls import Call, RuleBroken, error_lists, run_in_order
 from modelboxd.engine.errors import all_seen, merge, split
 from modelboxd.engine.feed import CoreList, Part
 from modelboxd.engine.job import Job
@@ -103,16 +103,7 @@ class BuiltinStep(Step):
                 self._sink.receive(part.feed.stream.session, part.inputs[0])
             return
         self.kind.cut(part)
-        waiting: set[int] = set()
-        for piece in part.pieces:
-            if not isinstance(piece, Call):
-                continue
-            if piece.number in waiting:
-                piece.skipped = True
-                continue
-            self._run_call(piece)
-            if piece.more and self.kind.serial:
-                waiting.add(piece.number)
+        run_in_order(part.pieces, self._run_call)
         self.kind.join(part)
 
     def _run_call(self, call: Call) -> None:

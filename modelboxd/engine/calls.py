@@ -6,6 +6,7 @@ that pass the unit by and keep their place between the results of the calls.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from modelbox._core import ffi, lib
@@ -94,6 +95,20 @@ def port_metas(step: Step, feed: Feed) -> list[bytes] | None:
     if step.lane_ports is None:
         return metas
     return [merge_metas([metas[lane] for lane in lanes]) for lanes in step.lane_ports]
+
+
+def run_in_order(pieces: list[Piece], run: Callable[[Call], None]) -> None:
+    """Makes the calls; where one leaves events behind, further calls of its context have to wait for those."""
+    waiting: set[int] = set()
+    for piece in pieces:
+        if not isinstance(piece, Call):
+            continue
+        if piece.number in waiting:
+            piece.skipped = True
+            continue
+        run(piece)
+        if piece.more:
+            waiting.add(piece.number)
 
 
 def results(step: Step, call: Call, errors: int) -> list[CoreList]:

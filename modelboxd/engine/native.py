@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from modelbox._core import ffi, lib
 from modelbox._core.memory import check, new_error, new_list
 from modelbox.errors import UnitError
-from modelboxd.engine.calls import Call, RuleBroken
+from modelboxd.engine.calls import Call, RuleBroken, run_in_order
 from modelboxd.engine.feed import CoreList, Part
 from modelboxd.engine.kinds import ConditionKind
 from modelboxd.engine.nesting import LoopKind
@@ -142,7 +142,7 @@ class NativeStep(Step):
                     self._choose(part)
                 else:
                     self.kind.cut(part)
-                    self._run_calls(part)
+                    run_in_order(part.pieces, self._run_call)
                 self.kind.join(part)
             except UnitError as error:
                 self.fail_parts([part], error)
@@ -162,18 +162,6 @@ class NativeStep(Step):
         )
         part.outputs = outputs
         fail_fatal(self, part)
-
-    def _run_calls(self, part: Part) -> None:
-        waiting: set[int] = set()
-        for piece in part.pieces:
-            if not isinstance(piece, Call):
-                continue
-            if piece.number in waiting:
-                piece.skipped = True
-                continue
-            self._run_call(piece)
-            if piece.more and self.kind.serial:
-                waiting.add(piece.number)
 
     def _run_call(self, call: Call) -> None:
         outputs, error = self._outputs(), new_error()
