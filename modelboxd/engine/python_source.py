@@ -69,6 +69,7 @@ class PythonSourceStep(WorkerStep):
             if items is None:
                 return
             session = Session(self.job, None, None)
+            session.workers = {worker}  # it has the session's context and wants to hear of its end
             door = ExternalDoor(self, Stream(session), worker, number)
             self._sessions[worker, number] = door
             self._numbers[session] = number

@@ -26,6 +26,16 @@ LIMIT = 1024  # lists that wait for their process() call
 MOST = (1 << 24) - 1  # a call has 24 bits for the number
 
 
+class _Open:
+    """A session of the unit, until it is closed and the daemon's session is known."""
+
+    __slots__ = ("closed", "context", "joined", "sent")
+
+    def __init__(self) -> None:
+        self.context = SessionContext("")
+        self.sent = self.joined = self.closed = False
+
+
 class Externals:
     """All external data of one worker."""
 
@@ -36,7 +46,7 @@ class Externals:
         self._room = threading.Condition()
         self._waiting = 0
         self._last = 0
-        self._open: dict[int, SessionContext] = {}
+        self._open: dict[int, _Open] = {}
 
     def open(self) -> ExternalData:
         """A new session."""
@@ -47,8 +57,8 @@ class Externals:
             while self._last in self._open:
                 self._last = self._last % MOST + 1
             number = self._last
-            context = self._open[number] = SessionContext("")
-        return External(self, number, context)
+            opened = self._open[number] = _Open()
+        return External(self, number, opened.context)
 
     def send(self, number: int, items: BufferList | None) -> Status:
         """A list for the session, None for its end. Waits while too many wait for their call; on the thread that
@@ -69,6 +79,7 @@ class Externals:
             self._send(message)
             if items is not None:
                 self._waiting += 1
+                self._open[number].sent = True
         return Status()
 
     def called(self, number: int, sessions: dict[int, SessionContext], session: int, session_id: str) -> None:
@@ -76,16 +87,24 @@ class Externals:
         with self._room:
             self._waiting = max(self._waiting - 1, 0)
             self._room.notify()
-            context = self._open.get(number)
-            if context is not None and session not in sessions:
-                context._id = session_id
-                sessions[session] = context
+            opened = self._open.get(number)
+            if opened is not None and not opened.joined:
+                opened.joined = True
+                opened.context._id = session_id
+                sessions[session] = opened.context
+                self._forget(number)
 
     def close(self, number: int) -> None:
         """The unit will send nothing more."""
         self.send(number, None)
         with self._room:
-            self._open.pop(number, None)
+            self._open[number].closed = True
+            self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        opened = self._open[number]
+        if opened.closed and (opened.joined or not opened.sent):
+            del self._open[number]
 
 
 class External(ExternalData):
