@@ -17,6 +17,7 @@ from modelbox._core.memory import check, new_error
 from modelbox.errors import ConfigError, DriverError, GraphError
 from modelbox.spec import UnitKind, UnitSpec
 from modelboxd.engine.builtin import BuiltinStep
+from modelboxd.engine.clock import Clock
 from modelboxd.engine.job import Job, JobSettings
 from modelboxd.engine.native import NativeStep, SegmentStep
 from modelboxd.engine.output import OutputStep
@@ -64,6 +65,7 @@ class Engine:
         worker_settings: WorkerSettings | None = None,
         builtins: Mapping[str, type[BuiltinUnit]] | None = None,
         inference: Mapping[str, UnitSpec] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         """`workers` makes the worker pool when the first Python node needs it; `builtins` are classes of
         built-in units by name that need no file; `inference` says which built-in unit runs a virtual_type."""
@@ -78,6 +80,7 @@ class Engine:
         self._worker_settings = worker_settings or WorkerSettings()
         self._builtins: dict[str, type[BuiltinUnit]] = dict(builtins or {})
         self._inference = dict(inference or {})
+        self._clock = clock
         self._libraries: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -94,6 +97,7 @@ class Engine:
             settings=self._job_settings,
             library_unit=self._library_unit,
             start_workers=self._start_workers,
+            clock=self._clock,
         )
         by_node: dict[str, Step] = {}
         joined = [planned.first for planned in plan.steps if planned.kind == "output" and planned.first.match]

@@ -121,6 +121,7 @@ class Feed:
         "ready",
         "rest",
         "result",
+        "since",
         "slots",
         "state",
         "step",
@@ -137,6 +138,7 @@ class Feed:
         self.metas = [b""] * lanes  # stream meta, per lane
         self.slots: deque[Part] = deque()  # taken, not yet passed on; in order
         self.base = 0  # index of the next position to take
+        self.since = 0.0  # steps whose batches wait: when the oldest value came
         self.begun = False
         self.taken_end = False
         self.busy = 0  # parts being run
@@ -158,6 +160,10 @@ class Feed:
         """How many positions are there on every lane."""
         avail = self.avail
         return avail[0] if len(avail) == 1 else min(avail)
+
+    def has_work(self) -> bool:
+        """Whether something waits here for a run."""
+        return any(self.avail) or bool(self.events or self.rest)
 
     def at_end(self) -> bool:
         """Every lane has ended and nothing waits."""

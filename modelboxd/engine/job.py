@@ -18,6 +18,9 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from modelbox.errors import InternalError, ModelBoxError, ShutdownError, TimedOutError
+from modelboxd.engine.clock import Clock, IoClock
+from modelboxd.engine.feed import Feed
+from modelboxd.engine.limits import Limits
 from modelboxd.engine.ports import GraphInputs
 from modelboxd.engine.session import Session
 from modelboxd.engine.source import sealed_list
@@ -70,6 +73,7 @@ class Job:
         library_unit: Callable[[UnitSpec], Any],
         start_workers: Callable[[str, model.Node, Callable[[], None], External | None], WorkerGroup],
         priority: int = 5,
+        clock: Clock | None = None,
     ) -> None:
         """`priority`: 1 (first) to 10, before the priorities of nodes."""
         self.name = name
@@ -78,6 +82,7 @@ class Job:
         self.pool = pool
         self.services = services
         self.settings = settings
+        self.clock: Clock = clock or IoClock(services.io)
         self.library_unit = library_unit
         self._start_workers = start_workers
         self.lock = threading.Lock()
@@ -88,6 +93,8 @@ class Job:
         self.inputs = GraphInputs(self)
         self.active = 0  # turns asked for or running, and messages at workers
         self.bytes = 0  # data that waits in queues
+        self.limits = Limits(self)
+        self.held: set[Step] = set()  # steps whose batches wait to become fuller
         self.inline: deque[Step] = deque()
         self.after: deque[Callable[[], None]] = deque()
         self.state = JobState.CREATED
@@ -272,14 +279,31 @@ class Job:
         self.sessions.add(session)
         limit = timeout_s or self.settings.session_timeout_s
         if limit:
-            self.services.io.call(self._limit, session, limit)
+            self.limits.add(session, limit)
 
-    def _limit(self, session: Session, limit: float) -> None:
-        def late() -> None:
-            if not session.ended:
-                session.cancel(TimedOutError(f"job '{self.name}': not done within {limit:g} s"))
+    def late(self, session: Session, limit: float) -> None:
+        """The session's time is over. A call that runs goes on; nobody waits for it. No lock held."""
+        with self.lock:
+            if session.dead or session.ended:
+                return
+            text = f"job '{self.name}': not done within {limit:g} s{self._whereabouts(session)}"
+            self.fail_locked(session, TimedOutError(text))
+        log.warning("%s", text, extra={"job": self.name})
+        self.settle()
 
-        self.services.io.loop.call_later(limit, late)
+    def _whereabouts(self, session: Session) -> str:
+        """Which nodes hold the session, calls first (lock held)."""
+        running: set[str] = set()
+        waiting: set[str] = set()
+        for holder in session.holders:
+            if isinstance(holder, Feed):
+                if holder.busy:
+                    running.add(holder.step.name)
+                elif holder.has_work():
+                    waiting.add(holder.step.name)
+        if running:
+            return f"; a call runs at node {names_of(running)}"
+        return f"; data waits at node {names_of(waiting)}" if waiting else ""
 
     # ---- sessions ---------------------------------------------------------------------------------------------
 
@@ -305,9 +329,22 @@ class Job:
         paths, or collects a whole sub-stream), those queues may grow (lock held)."""
         if self.active or self.inline:
             return
-        if any(step.waits() for step in self.steps):
+        stuck = any(step.waits() for step in self.steps)
+        if self.held:
+            self.ask_held_locked(hurry=stuck)
+            if self.active or self.inline:
+                return
+        if stuck:
             relieved = [step for step in self.steps if step.relieve()]
             for step in self.steps if relieved else ():
+                step.schedule()
+
+    def ask_held_locked(self, *, hurry: bool = False) -> None:
+        """Something has changed: batches that wait may go now; with `hurry` they must (lock held)."""
+        for step in list(self.held):
+            if hurry and step.batching is not None:
+                step.batching.hurry()
+            else:
                 step.schedule()
 
     def end_locked(self, session: Session) -> None:
@@ -329,6 +366,7 @@ class Job:
 
             self.after.append(forget)
         self.sessions.discard(session)
+        self.limits.trim()
         if not self.sessions:
             self.quiet.notify_all()
 
@@ -336,3 +374,9 @@ class Job:
         callback, session.on_end = session.on_end, None
         if callback is not None:
             self.after.append(lambda: callback(session))
+
+
+def names_of(nodes: set[str]) -> str:
+    """Names of nodes for a message, the first few of them."""
+    names = [f"'{name}'" for name in sorted(nodes)]
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -49,6 +49,8 @@ class Round(Stream):
 class Holder(Protocol):
     """Something at a step that keeps a session alive until it is done: input that waits, results that wait."""
 
+    step: Any  # the Step where that is
+
     def drop(self) -> None:
         """The session failed: lets go of what is held (lock held)."""
 
@@ -98,6 +100,8 @@ class Session:
         self.holders.discard(holder)
         if not self.holders:
             self.job.end_locked(self)
+        if self.job.held:
+            self.job.ask_held_locked()
 
     def cancel(self, reason: ModelBoxError) -> None:
         """Ends the session early; `reason` becomes its error. Later calls change nothing. [any thread]"""

@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from modelbox.errors import InternalError, ModelBoxError, UnitError
+from modelboxd.engine.batching import batching_of
 from modelboxd.engine.feed import CoreList, Feed, Part, TwoValues, choose, concat, copy_list, take_list
 from modelboxd.engine.gather import Gather
 from modelboxd.engine.kinds import Kind
@@ -21,6 +22,7 @@ from modelboxd.engine.meta import merge_metas
 from modelboxd.engine.nesting import kind_of
 
 if TYPE_CHECKING:
+    from modelboxd.engine.batching import Batching
     from modelboxd.engine.job import Job
     from modelboxd.engine.session import Stream
     from modelboxd.graph import model
@@ -114,6 +116,7 @@ class Step:
         self.held_limit = HELD_LIMIT
         self.ready: deque[Feed] = deque()
         self.turns = 0  # asked for and not yet over
+        self.running = 0  # turns that have their work
         self.concurrency = 1
         self.asked = False  # inline: stands in the job's queue
         # Smaller runs first: the job's priority, the node's, then nearness to a sink.
@@ -121,6 +124,7 @@ class Step:
         self.stats = StepStats()
         self.about = {"job": job.name, "node": self.name}  # fields of log lines
         self.kind: Kind = kind_of(self)
+        self.batching = batching_of(self, first)
 
     # ---- life --------------------------------------------------------------------------------------
 
@@ -144,6 +148,8 @@ class Step:
             session.holders.add(feed)
         if items is not None and items.count:
             count = items.count
+            if self.batching is not None and not feed.matched():
+                feed.since = self.job.clock.now()
             feed.queues[lane].append(items)
             feed.avail[lane] += count
             self.counts[lane] += count
@@ -174,7 +180,7 @@ class Step:
 
     def waits(self) -> bool:
         """Whether something here could run if there were room behind it."""
-        return bool(self.ready)
+        return bool(self.ready) and self not in self.job.held
 
     def relieve(self) -> bool:
         """Lets full queues grow where the step cannot run with what it has. True when something changed."""
@@ -227,18 +233,20 @@ class Step:
         """Asks for as many turns as there is work and room for (lock held)."""
         if not self.ready or self.asked or self.turns >= self.concurrency or self.is_blocked():
             return
+        if self.batching is not None and not self.batching.allowed() and not self.batching.has_empty():
+            return
         if self.inline:
             self.asked = True
             self.job.inline.append(self)
             return
-        wanted = min(self.concurrency, self._wanted())
+        wanted = min(self.concurrency, self.running + self._wanted())
         while self.turns < wanted:
             self.turns += 1
             self.job.active += 1
             self.job.executor.post(self.priority, self.turn)
 
     def _wanted(self) -> int:
-        """How many turns could run beside one another now."""
+        """How many turns what waits is worth."""
         if self.kind.calls or len(self.ready) >= self.concurrency:
             return len(self.ready)
         return max(len(self.ready), -(-min(self.counts) // self.batch_limit()))
@@ -255,12 +263,15 @@ class Step:
             if work is None:
                 self.turns -= 1
                 job.active -= 1
+            else:
+                self.running += 1
             self.schedule()
             job.idle_locked()
         if work is not None:
             self.run(work)
             with job.lock:
                 self.turns -= 1
+                self.running -= 1
                 self.complete(work)
                 job.active -= 1
                 self.schedule()
@@ -312,6 +323,8 @@ class Step:
         return work
 
     def _take_batch(self) -> list[Part]:
+        if self.batching is not None:
+            return self._take_whole(self.batching)
         limit = self.batch_limit()
         parts: list[Part] = []
         while self.ready and limit > 0:
@@ -322,6 +335,28 @@ class Step:
                 continue
             parts.append(part)
             limit -= part.count
+            if feed.matched():
+                feed.ready = True
+                self.ready.append(feed)
+        return parts
+
+    def _take_whole(self, batching: Batching) -> list[Part]:
+        """A batch as `batching` wants it; ends of streams do not wait for one."""
+        for feed in [feed for feed in self.ready if not feed.matched()]:
+            if feed.ready:  # else passing on another end has failed its session
+                self.ready.remove(feed)
+                feed.ready = False
+                self._take_part(feed, 0)
+        limit = batching.allowed()
+        parts: list[Part] = []
+        while self.ready and limit > 0:
+            feed = self.ready.popleft()
+            feed.ready = False
+            part = self._take_part(feed, limit)
+            if part is not None:
+                parts.append(part)
+                limit -= part.count
+                batching.taken()
             if feed.matched():
                 feed.ready = True
                 self.ready.append(feed)

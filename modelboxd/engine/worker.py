@@ -98,7 +98,7 @@ class WorkerStep(Step):
         for step in self.upstream:
             step.schedule()
         if not parts:
-            self._starved = bool(self.ready)
+            self._starved = bool(self.ready) and worker is None
             return None
         if self.relief and not self.ready:
             self.relief = 0

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from modelbox.errors import ConfigError, GraphError, ModelBoxError, Where
-from modelbox.spec import ROLES, OptionSpec, PortSpec, UnitKind, UnitSpec
+from modelbox.spec import OptionSpec, PortSpec, UnitKind, UnitSpec
 from modelboxd.graph.model import Attr, GraphSpec, NodeSpec
 
 # The nodes by which data enters and leaves a graph from outside; the node's name is the name of the port there.
@@ -30,8 +30,8 @@ PLACED: dict[str, tuple[Callable[[UnitSpec], bool], str]] = {
     "loop_limit": (lambda unit: unit.loop, "loop units"),
     "input_type": (lambda unit: unit is INPUT, "type=input"),
     "output_type": (lambda unit: unit is OUTPUT, "type=output"),
-    "max_queue_delay_us": (lambda unit: takes_batches(unit), "units that take batches"),
-    "preferred_batch_sizes": (lambda unit: takes_batches(unit), "units that take batches"),
+    "max_queue_delay_us": (lambda unit: takes_batches(unit), "normal units"),
+    "preferred_batch_sizes": (lambda unit: takes_batches(unit), "normal units"),
 }
 WORDS = {
     "drop": ("Invalid Drop", "", ("oldest", "newest")),
@@ -52,8 +52,8 @@ MOST_DELAY_US = 60_000_000
 
 
 def takes_batches(unit: UnitSpec) -> bool:
-    """Whether calls of the unit hold up to batch_size buffers."""
-    return bool(unit.inputs) and unit.role not in ROLES and unit is not OUTPUT
+    """Whether calls of the unit hold up to batch_size buffers, of any streams."""
+    return bool(unit.inputs) and unit.role == "normal" and unit is not OUTPUT
 
 
 class Attributes:

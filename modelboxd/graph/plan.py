@@ -95,6 +95,8 @@ def _next(graph: Graph, node: Node) -> tuple[Node | None, str | None]:
         return None, f"'{following.name}' {alone}"
     if following.unit.device != node.unit.device or following.device_id != node.device_id:
         return None, f"'{following.name}' is on another device"
+    if following.max_queue_delay_us or following.preferred_batch_sizes:
+        return None, f"'{following.name}' waits for full batches"
     if following.user_priority != node.user_priority:
         return None, f"'{following.name}' has another priority"
     return following, None

@@ -111,6 +111,39 @@ def unit(function: Callable[[Any], None], *, is_inline: bool = False) -> type[Bu
     return Made
 
 
+class FakeClock:
+    """A clock that a test turns."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._now = 100.0
+        self._calls: list[tuple[float, Callable[..., object], tuple[Any, ...]]] = []
+
+    def now(self) -> float:
+        return self._now
+
+    def call_at(self, when: float, function: Callable[..., object], *args: Any) -> None:
+        with self._lock:
+            self._calls.append((when, function, args))
+
+    def timers(self) -> int:
+        """How many are set."""
+        return len(self._calls)
+
+    def advance(self, seconds: float) -> None:
+        """Time passes; what is due by then is called, in order."""
+        end = self._now + seconds
+        while True:
+            with self._lock:
+                due = sorted((call for call in self._calls if call[0] <= end), key=lambda call: call[0])
+                if not due:
+                    break
+                self._calls.remove(due[0])
+            self._now = max(self._now, due[0][0])
+            due[0][1](*due[0][2])
+        self._now = end
+
+
 class Registry:
     def __init__(self, specs: list[UnitSpec]) -> None:
         self.specs = {item.name: item for item in specs}
@@ -132,6 +165,7 @@ class Bench:
         threads: int = 2,
         workers: Any = None,
         settings: JobSettings | None = None,
+        clock: FakeClock | None = None,
     ) -> None:
         base: dict[str, tuple[UnitSpec, type[BuiltinUnit] | None]] = {
             "source": (spec("source", (), ("out",)), Source),
@@ -152,6 +186,7 @@ class Bench:
             cpus=threads,
             job_settings=settings or JobSettings(drain_timeout_s=LIMIT_S, close_timeout_s=LIMIT_S),
             builtins={name: made for name, (_, made) in base.items() if made is not None},
+            clock=clock,
         )
         self.jobs: list[Job] = []
 

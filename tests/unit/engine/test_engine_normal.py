@@ -322,3 +322,25 @@ def test_meta_of_consumers_is_apart(benches: list[Bench]) -> None:
     record = bench.send(job, "x")
     assert record.error() is None
     assert record.got == ["[False, True]"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_under_way_does_not_hold_up_another_session(benches: list[Bench], stream: bool) -> None:
+    gate = Gate()
+
+    def work(call: Any) -> None:
+        for item in call.input("in"):
+            if str(item) == "slow":
+                gate.wait()
+            call.output("out").push_back(item)
+
+    bench = Bench({"work": (spec("work", stream=stream), unit(work))}, threads=2)
+    benches.append(bench)
+    job = bench.run(CHAIN.replace("upper", "work"))
+    slow = bench.send(job, "slow")
+    gate.wait_reached()
+    quick = bench.send(job, "quick")
+    assert quick.error() is None
+    assert quick.got == ["quick"]
+    gate.open()
+    assert slow.error() is None

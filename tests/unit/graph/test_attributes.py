@@ -150,7 +150,7 @@ def test_the_wrong_place_is_a_warning(attribute: str, place: str) -> None:
 def test_units_that_take_no_batches(key: str) -> None:
     graph = build(LOOP.replace("flowunit=loop", f"flowunit=loop, {key}=1"))
     assert [str(warning) for warning in graph.warnings] == [
-        f"g.toml:4:{65 + len(key)}: node 'w': {key} has no meaning here, it is ignored (it is for units that take batches)"
+        f"g.toml:4:{65 + len(key)}: node 'w': {key} has no meaning here, it is ignored (it is for normal units)"
     ]
 
 
