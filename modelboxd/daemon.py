@@ -62,7 +62,9 @@ def plan_graph(settings: Settings, path: Path) -> tuple[Plan, Registry]:
     """Reads, checks and plans a graph file. Raises GraphError."""
     spec = load_graph(path)
     registry = make_registry(settings, spec)
-    defaults = GraphDefaults(settings.engine.queue_size, settings.engine.queue_size_external)
+    defaults = GraphDefaults(
+        settings.engine.queue_size, settings.engine.queue_size_external, queue_bytes=settings.engine.queue_bytes
+    )
     graph = check_graph(spec, registry, defaults)
     for warning in graph.warnings:
         log.warning("%s", warning, extra={"node": warning.node})
@@ -187,11 +189,8 @@ class Daemon:
         memory = settings.memory
         self.pool = Pool(memory.arena, memory.max, memory.max_buffer, memory.keep, memory.guard)
         self.cpus = cpu_count()
-        try:
-            cpus = [int(text) for text in settings.engine.cpus]
-        except ValueError:
-            raise ConfigError(f"engine.cpus = {list(settings.engine.cpus)} must be CPU numbers") from None
-        self.executor = Executor(settings.engine.threads or self.cpus, cpus=cpus)
+        cpus = pool_cpus(settings)
+        self.executor = Executor(settings.engine.threads or len(cpus) or self.cpus, cpus=cpus)
         self.executor.start()
         self.io = IoThread()
         self.io.start()
@@ -214,7 +213,11 @@ class Daemon:
             lambda: WorkerPool(self.io, self.pool),
             listeners=self.listeners,
             cpus=self.cpus,
-            job_settings=JobSettings(drain_timeout_s=self.settings.server.drain_timeout),
+            job_settings=JobSettings(
+                drain_timeout_s=self.settings.server.drain_timeout,
+                session_timeout_s=self.settings.engine.session_timeout,
+                max_queue_bytes=self.settings.engine.max_queue_bytes,
+            ),
             worker_settings=WorkerSettings(python.workers, python.open_timeout, python.process_timeout_ms),
             inference=inference,
         )
@@ -251,6 +254,21 @@ class Daemon:
         with logs.about(job=job.name):
             lost = job.stop()
         log.info("job '%s' stopped, %d sessions lost", job.name, lost, extra={"job": job.name})
+
+
+def pool_cpus(settings: Settings) -> list[int]:
+    """The CPUs to bind the engine's threads to, one after the other. Raises ConfigError."""
+    given, where = settings.engine.cpus, settings.origins.get("engine.cpus")
+    if not all(text.isdecimal() for text in given):
+        raise ConfigError(f"engine.cpus = {list(given)} must be CPU numbers", where=where, hint='such as ["0", "2"]')
+    cpus = [int(text) for text in given]
+    allowed = os.sched_getaffinity(0)
+    if wrong := [cpu for cpu in cpus if cpu not in allowed]:
+        names = ", ".join(map(str, sorted(allowed)))
+        raise ConfigError(
+            f"engine.cpus: this process may not use CPU {wrong[0]}", where=where, hint=f"it may use {names}"
+        )
+    return cpus
 
 
 def check(settings: Settings, path: Path) -> Plan:

@@ -83,6 +83,13 @@ class EngineSettings:
     threads: int = option(0, "threads of the engine; 0 = as many as CPUs", least=0)
     queue_size: int = option(32, "buffers that an input queue holds, where a graph does not say", least=1)
     queue_size_external: int = option(1024, "buffers that may wait at a source", least=1)
+    queue_bytes: int = option(
+        0, "bytes that may wait in front of a node, where a graph does not say; 0 = no limit", least=0, unit="bytes"
+    )
+    max_queue_bytes: int = option(0, "bytes that may wait in all queues of a job; 0 = no limit", least=0, unit="bytes")
+    session_timeout: int = option(
+        0, "seconds that a session may take, where a graph does not say; 0 = no limit", least=0, unit="s"
+    )
     cpus: tuple[str, ...] = option((), "CPU numbers to bind the engine's threads to; empty = no binding")
 
 

@@ -254,6 +254,21 @@ int32_t mb_stream_run(mb_stream *stream, mb_list *const *inputs, uint32_t input_
 /* Calls stream_end (its pushes go to `outputs`, which may be NULL when nobody wants them) and frees. */
 int32_t mb_stream_end(mb_stream *stream, mb_list *const *outputs, uint32_t output_count, mb_error *error);
 
+/* ---- strict ports ----------------------------------------------------------------------------------------
+ * What the types of the tree insist on; a type has the bits of its ancestors too. */
+enum mb_strict_type {
+  MB_TYPE_STRING = 1, /* text */
+  MB_TYPE_TENSOR = 2, /* meta `shape` and `type` that make the size */
+  MB_TYPE_IMAGE = 4   /* meta `width`, `height` and `pix_fmt` that make the size */
+};
+
+/* Index of the first value that is not of these types, `found` then says what it is; -1 when all are. Errors and holes
+ * are of every type. */
+int64_t mb_list_misfit(const mb_list *list, uint32_t types, char *found, uint32_t room);
+/* Between node `at` of a segment and the next one: values that are not of `types` become errors that fail their
+ * session; `expected` ("node 'x' port 'y': expected image") begins the message and is copied. */
+int32_t mb_segment_set_strict(mb_segment *segment, uint32_t at, uint32_t types, const char *expected, mb_error *error);
+
 /* ---- peers: buffers across a process boundary --------------------------------------------------------------
  * Both ends of a connection hold an mb_peer. A sender *lends* buffers that lie in its arenas (the receiver
  * gets an id and reads the shared memory); small payloads travel inline. The receiver gives lent ids back in

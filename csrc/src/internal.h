@@ -155,6 +155,10 @@ static inline void mb__born(mb_buffer *buffer, uint32_t depth) {
     atomic_store_explicit(&buffer->born, (unsigned char)(depth + 1), memory_order_relaxed);
 }
 
+/* Whether a buffer is what strict ports of these types (MB_TYPE_*) insist on; else `found` says what it is. Errors and
+ * holes always are. */
+bool mb__is_of_type(const mb_buffer *buffer, uint32_t types, char *found, size_t room);
+
 /* What stands at a position over all ports: MB_SEEN, MB_HOLE or MB_ERROR, and on which port. */
 int32_t mb__position(mb_buffer *const *const *inputs, uint32_t ports, uint32_t at, uint32_t visible, uint32_t *port);
 

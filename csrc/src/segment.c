@@ -14,8 +14,15 @@
 #define FATAL "WrongOutput" /* the word in the code of errors that fail their session */
 #define LARGE 16384u        /* average payload from which elementwise chains run one buffer at a time */
 
+/* What a port between two nodes of a segment insists on. */
+typedef struct mb_link {
+  uint32_t types; /* MB_TYPE_*; 0: nothing */
+  char expected[256];
+} mb_link;
+
 struct mb_segment {
   mb_node **nodes;
+  mb_link *links; /* per node but the last; NULL: no port is strict */
   uint32_t count;
   uint32_t slice; /* buffers of one slice when payloads are small */
   bool elementwise;
@@ -206,7 +213,35 @@ mb_segment *mb_segment_new(mb_node *const *nodes, uint32_t count, mb_error *erro
 void mb_segment_free(mb_segment *segment) {
   if (segment == NULL) return;
   free(segment->nodes);
+  free(segment->links);
   free(segment);
+}
+
+int32_t mb_segment_set_strict(mb_segment *segment, uint32_t at, uint32_t types, const char *expected, mb_error *error) {
+  if (at + 1 >= segment->count) return mb__fail(error, MB_RANGE, "a segment has no link %u", at);
+  if (segment->links == NULL) segment->links = calloc(segment->count, sizeof *segment->links);
+  if (segment->links == NULL) return mb__fail(error, MB_NOMEM, "out of memory");
+  segment->links[at].types = types;
+  snprintf(segment->links[at].expected, sizeof segment->links[at].expected, "%s", expected);
+  return 0;
+}
+
+/* Puts errors that fail their session in the place of values that the next node's port does not take. */
+static int32_t check_link(const mb_link *link, mb_node *node, mb_list *list) {
+  char found[128], message[sizeof link->expected + sizeof found + 16], code[128];
+  for (uint32_t at = 0; at < list->count; at++) {
+    if (mb__is_of_type(list->items[at], link->types, found, sizeof found)) continue;
+    snprintf(code, sizeof code, "%s.%s", node->unit->name, FATAL);
+    snprintf(message, sizeof message, "%s, found %s", link->expected, found);
+    mb_buffer *error = mb_buffer_new_error(code, message);
+    if (error == NULL) return -MB_NOMEM;
+    error->fatal = true;
+    mb__born(error, node->out_depth);
+    list->bytes -= list->items[at]->size;
+    mb_buffer_unref(list->items[at]);
+    list->items[at] = error;
+  }
+  return 0;
 }
 
 static void clear_list(mb_list *list) { cut_list(list, 0); }
@@ -220,6 +255,9 @@ static int32_t run_slice(mb_segment *segment, mb_buffer *const *const *inputs, u
     mb_list *to = scratch[at % 2];
     if (!is_last) clear_list(to);
     int32_t status = run_node(segment->nodes[at], from, count, is_last ? outputs : &to);
+    if (status == 0 && !is_last && segment->links != NULL && segment->links[at].types != 0) {
+      status = check_link(&segment->links[at], segment->nodes[at], to);
+    }
     if (status != 0) return status;
     middle = to->items;
     from = &middle;

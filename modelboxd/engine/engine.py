@@ -8,7 +8,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,13 +88,17 @@ class Engine:
 
     def create_job(self, name: str, plan: model.Plan) -> Job:
         """A job that is ready to start(). Raises GraphError, DriverError, ConfigError."""
+        graph, settings = plan.graph, self._job_settings
+        if graph.session_timeout_s is not None:
+            settings = replace(settings, session_timeout_s=graph.session_timeout_s)
         services = Services(name, self.pool, self.io, self._listeners, self._cpus, self.executor.threads)
         job = Job(
             name,
             self.executor,
             self.pool,
             services,
-            settings=self._job_settings,
+            settings=settings,
+            priority=graph.priority,
             library_unit=self._library_unit,
             start_workers=self._start_workers,
             clock=self._clock,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from modelbox.errors import InternalError, ModelBoxError, ShutdownError, TimedOutError
+from modelbox.errors import InternalError, ModelBoxError, ShutdownError, TimedOutError, UnitError
 from modelboxd.engine.clock import Clock, IoClock
 from modelboxd.engine.feed import Feed
 from modelboxd.engine.limits import Limits
@@ -242,7 +242,7 @@ class Job:
                     self.active += 1
             else:
                 self.idle_locked()
-                return bool(self.inline)
+                return bool(self.inline or self.after)
         if callback is not None:
             try:
                 callback()
@@ -271,7 +271,8 @@ class Job:
         return self.inputs.open(on_output, on_end, private, timeout_s=timeout_s)
 
     def send(self, session: Session, port: str, buffers: Sequence[Buffer], *, end: bool = False) -> None:
-        """Appends buffers to a session's stream at the input node `port`; `end` closes it. Raises UnitError."""
+        """Appends buffers to a session's stream at the input node `port`; `end` closes it. Raises UnitError, and
+        BusyError when the graph is full."""
         self.inputs.send(session, port, sealed_list(self, buffers), end)
 
     def admit_locked(self, session: Session, timeout_s: float = 0.0) -> None:
@@ -334,10 +335,28 @@ class Job:
             self.ask_held_locked(hurry=stuck)
             if self.active or self.inline:
                 return
-        if stuck:
+        if stuck and not self._overfull_locked():
             relieved = [step for step in self.steps if step.relieve()]
             for step in self.steps if relieved else ():
                 step.schedule()
+
+    def _overfull_locked(self) -> bool:
+        """Whether the queues may not grow any more: then the session that waits with the most data fails."""
+        limit = self.settings.max_queue_bytes
+        if not limit or sum(step.bytes for step in self.steps) < limit:
+            return False
+        feeds = [feed for step in self.steps if not step.ready for feed in step.feeds.values() if any(feed.avail)]
+        if not feeds:
+            return False
+        feed = max(feeds, key=Feed.waiting_bytes)
+        step = feed.step
+        port = step.input_ports[step.lanes[feed.avail.index(max(feed.avail))]]
+        text = (
+            f"node '{step.name}' port '{port}': {max(feed.avail)} buffers wait for others that do not come, and the "
+            f"queues of job '{self.name}' are full (max_queue_bytes = {limit})"
+        )
+        self.fail_locked(feed.stream.session, UnitError(text))
+        return True
 
     def ask_held_locked(self, *, hurry: bool = False) -> None:
         """Something has changed: batches that wait may go now; with `hurry` they must (lock held)."""

@@ -13,6 +13,7 @@ from modelboxd.engine.kinds import ConditionKind
 from modelboxd.engine.nesting import LoopKind
 from modelboxd.engine.session import Stream
 from modelboxd.engine.step import Step, Work
+from modelboxd.engine.strict import strict_links
 
 if TYPE_CHECKING:
     from modelboxd.engine.job import Job
@@ -80,6 +81,8 @@ class SegmentStep(Step):
         self._segment = lib.mb_segment_new(self._natives.handles, len(self.nodes), error)
         if self._segment == ffi.NULL:
             check(error.status, error)
+        for number, bits, expected in strict_links(self.nodes):
+            check(lib.mb_segment_set_strict(self._segment, number, bits, expected.encode(), error), error)
 
     def close(self) -> None:
         if self._segment != ffi.NULL:

@@ -69,11 +69,17 @@ class GraphInputs:
         return session
 
     def send(self, session: Session, port: str, items: CoreList, end: bool) -> None:
-        """Values for one input node; the list is taken over. Raises UnitError for a port that is not there."""
+        """Values for one input node; the list is taken over. Raises UnitError for a port that is not there, BusyError
+        when the graph is full: sending it again later is right."""
         if port not in self.steps:
             raise UnitError(f"Send Port {port} is not exist", hint=f"input nodes: {', '.join(self.steps) or 'none'}")
         job = self._job
         with job.lock:
+            step = self.steps[port]
+            if items.count and not session.dead and not step.has_entry_room() and not step.nodes[0].drop:
+                error = BusyError(f"input node '{port}' of job '{job.name}' is full")
+                error.retry_after_s = 1.0
+                raise error
             waiting = self._waiting.get(session)
             if waiting is None:
                 self.steps[port].enter(session, 0, items, end)

@@ -54,6 +54,8 @@ class SinkStep(BuiltinStep):
         delivery = Delivery(self, session, items)
         if not delivery.count:
             return
+        if self.strict_inputs is not None and self._fail_misfit(self.strict_inputs[0], stream, items):
+            return
         session.holders.add(delivery)
         self._waiting.append(delivery)
         self._count(delivery, 1)

@@ -10,6 +10,7 @@ from modelbox._core import lib
 from modelbox._core.memory import new_list
 from modelbox.configuration import Configuration
 from modelbox.errors import BusyError, ShutdownError
+from modelboxd.engine.calls import holes
 from modelboxd.engine.feed import CoreList
 from modelboxd.engine.session import Session, Stream
 from modelboxd.engine.step import Step, Work
@@ -24,13 +25,17 @@ if TYPE_CHECKING:
 class Door:
     """One session at an entry step, until all ports of it have ended. Guarded by the job's lock."""
 
-    __slots__ = ("open_ports", "step", "stream", "waiting")
+    __slots__ = ("dropped", "kept", "open_ports", "passed", "step", "stream", "to_end", "waiting")
 
     def __init__(self, step: EntryStep, stream: Stream) -> None:
         self.step = step
         self.stream = stream
         self.open_ports = len(step.output_ports)
         self.waiting = 0  # entries of the backlog
+        self.to_end = self.open_ports  # ports whose end was not even sent
+        self.kept = 0  # values in the backlog
+        self.passed = False  # some of its values have gone on
+        self.dropped = False  # some were dropped
         stream.session.holders.add(self)
 
     def drop(self) -> None:
@@ -71,37 +76,67 @@ class EntryStep(Step):
         door = self.doors.get(session)
         if door is None or session.dead:
             return
-        if items is not None:
-            self.stats.buffers_out += items.count
         if not self._backlog and not self.is_blocked():
             self._forward(door, port, items, end)
             return
-        if self._drop and items is not None and not self.has_entry_room() and not self._make_room(items):
-            items = None
-        self._backlog.append((door, port, items, end))
-        door.waiting += 1
-        if items is not None:
-            self._waiting += items.count
-            self._waiting_bytes += items.bytes
+        door.to_end -= end
+        if self._drop and items is not None and items.count and not self.has_entry_room():
+            if self._drop == "oldest":
+                self._drop_oldest()
+            else:
+                items = self._drop_list(door, items)
+        if items is not None or end:
+            self._backlog.append((door, port, items, end))
+            door.waiting += 1
+            self._count(door, items, 1)
+        self._check_lost(door)
 
-    def _make_room(self, items: CoreList) -> bool:
-        """Drops values as the node says (drop = oldest | newest); False when it is the new ones (lock held)."""
-        if self._drop == "newest":
-            self.stats.dropped += items.count
-            return False
-        for number, (door, port, old, end) in enumerate(self._backlog):
-            if old is None:
+    def _drop_oldest(self) -> None:
+        """Drops what came first, until there is room (lock held)."""
+        number = 0
+        lost: list[Door] = []
+        while number < len(self._backlog) and not self.has_entry_room():
+            door, port, items, end = self._backlog[number]
+            if items is None or not any(items.items[at] for at in range(items.count)):
+                number += 1
                 continue
-            self._backlog[number] = (door, port, None, end)
-            self._uncount(old)
-            self.stats.dropped += old.count
-            if self.has_entry_room():
-                break
-        return True
+            self._count(door, items, -1)
+            left = self._drop_list(door, items)
+            self._count(door, left, 1)
+            lost.append(door)
+            if left is None and not end:
+                del self._backlog[number]
+                door.waiting -= 1
+            else:
+                self._backlog[number] = (door, port, left, end)
+                number += 1
+        for door in lost:
+            self._check_lost(door)
 
-    def _uncount(self, items: CoreList) -> None:
-        self._waiting -= items.count
-        self._waiting_bytes -= items.bytes
+    def _drop_list(self, door: Door, items: CoreList) -> CoreList | None:
+        """Drops values (lock held). Where other ports have the same positions, holes are left in their place."""
+        self.stats.dropped += items.count
+        door.dropped = True
+        inputs = self.job.inputs
+        if len(self.output_ports) > 1 or (self.name in inputs.steps and inputs.match and len(inputs.steps) > 1):
+            return holes(items.count)
+        return None
+
+    def _check_lost(self, door: Door) -> None:
+        """A session that has ended and of which everything was dropped: whoever waits for it hears of it at once
+        (lock held)."""
+        if door.dropped and not (door.passed or door.kept or door.to_end):
+            error = BusyError(f"node '{self.name}': dropped, the graph is full")
+            error.retry_after_s = 1.0
+            self.job.fail_locked(door.stream.session, error)
+
+    def _count(self, door: Door, items: CoreList | None, sign: int) -> None:
+        if items is None:
+            return
+        door.kept += sign * items.count
+        self._waiting += sign * items.count
+        self._waiting_bytes += sign * items.bytes
+        self.job.bytes += sign * items.bytes
 
     # ---- Step (lock held) ----------------------------------------------------------------------------------
 
@@ -117,8 +152,7 @@ class EntryStep(Step):
         while self._backlog and not self.is_blocked():
             door, port, items, end = self._backlog.popleft()
             door.waiting -= 1
-            if items is not None:
-                self._uncount(items)
+            self._count(door, items, -1)
             self._forward(door, port, items, end)
         return None
 
@@ -130,12 +164,14 @@ class EntryStep(Step):
                 if entry[0] is not door:
                     kept.append(entry)
                 elif entry[2] is not None:
-                    self._uncount(entry[2])
+                    self._count(door, entry[2], -1)
                     self.stats.dropped += entry[2].count
             self._backlog = kept
         self._leave(door)
 
     def _forward(self, door: Door, port: int, items: CoreList | None, end: bool) -> None:
+        if items is not None and items.count:
+            door.passed = True
         self.emit_port(port, door.stream, items, end, b"")
         if end and door.stream.session in self.doors:
             door.open_ports -= 1

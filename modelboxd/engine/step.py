@@ -20,6 +20,7 @@ from modelboxd.engine.gather import Gather
 from modelboxd.engine.kinds import Kind
 from modelboxd.engine.meta import merge_metas
 from modelboxd.engine.nesting import kind_of
+from modelboxd.engine.strict import Strict, strict_ports
 
 if TYPE_CHECKING:
     from modelboxd.engine.batching import Batching
@@ -125,6 +126,8 @@ class Step:
         self.about = {"job": job.name, "node": self.name}  # fields of log lines
         self.kind: Kind = kind_of(self)
         self.batching = batching_of(self, first)
+        self.strict_inputs = strict_ports(first.name, self.input_ports, first.strict_inputs)
+        self.strict_outputs = strict_ports(last.name, self.output_ports, last.strict_outputs)
 
     # ---- life --------------------------------------------------------------------------------------
 
@@ -142,6 +145,9 @@ class Step:
         if session.dead:
             return
         lane = max(lane, 0)
+        rules = self.strict_inputs
+        if rules is not None and items is not None and self._fail_misfit(rules[self.lanes[lane]], stream, items):
+            return
         feed = self.feeds.get(stream)
         if feed is None:
             feed = self.feeds[stream] = Feed(self, stream, len(self.counts))
@@ -468,12 +474,21 @@ class Step:
             self.stats.buffers_out += items.count
             if not (items.count or end or meta):
                 return
+            if self.strict_outputs is not None and self._fail_misfit(self.strict_outputs[port], stream, items):
+                return
         elif not (end or meta):
             return
         last = len(targets) - 1
         for number, (step, lane) in enumerate(targets):
             own = items if number == last or items is None else copy_list(items)
             step.push(stream, lane, own, end, meta)
+
+    def _fail_misfit(self, rule: Strict | None, stream: Stream, items: CoreList) -> bool:
+        """Whether values are not what a strict port takes; their session has then failed."""
+        misfit = rule.misfit(items) if rule is not None else None
+        if misfit is not None:
+            self.job.fail_locked(stream.session, misfit)
+        return misfit is not None
 
     def gather(self, stream: Stream, metas: list[bytes]) -> Gather:
         """Where results for `stream` are put in order; `metas`: what the stream has where they begin."""

@@ -71,7 +71,17 @@ class _Checker:
         for rank, node in enumerate(nodes.values()):
             node.priority = rank
         spec = self.spec
-        return Graph(spec.name, spec.file, nodes, spec.settings, spec.flow_name, spec.flow_desc, self.warnings)
+        return Graph(
+            spec.name,
+            spec.file,
+            nodes,
+            spec.settings,
+            spec.flow_name,
+            spec.flow_desc,
+            self.warnings,
+            spec.priority,
+            spec.session_timeout_s,
+        )
 
     def _whole_of(self, name: str) -> object:
         """What a node is a part of: the inputs of the graph belong together, its outputs, and the nodes of a graph that
@@ -176,6 +186,8 @@ class _Checker:
         elif (unit.expand or unit.collapse) and not (inputs and outputs):
             reason = f"{unit.role} needs at least 1 input and 1 output"
         types = self.flat.finders.get(node.name, self.finder).types
+        node.strict_inputs = {port.name: types.line(port.type) for port in unit.inputs if port.strict}
+        node.strict_outputs = {port.name: types.line(port.type) for port in unit.outputs if port.strict}
         for port in (*unit.inputs, *unit.outputs):
             if port.strict and port.type not in types:
                 self._complain(

@@ -31,7 +31,7 @@ SECTIONS: dict[str, set[str]] = {
         "batch_size",
         "queue_size_external",
     },
-    "flow": {"name", "desc", "enable"},
+    "flow": {"name", "desc", "enable", "priority", "session_timeout"},
     "profile": {"dir", "trace", "performance", "session", "profile"},
     "log": {"level"},
     "args": set(),
@@ -101,6 +101,8 @@ def _parse_graph(text: str, name: str) -> GraphSpec:
         settings={key: _number(graph[key], f"graph.{key}", text, name) for key in NUMBERS if key in graph},
         flow_name=str(flow.get("name", "")),
         flow_desc=str(flow.get("desc", "")).strip(),
+        priority=_priority(flow, text, name),
+        session_timeout_s=_seconds(flow, "session_timeout", text, name),
         args=_args(_section(data, "args", text, name), text, name),
         warnings=warnings,
     )
@@ -208,6 +210,30 @@ def _number(value: Any, key: str, text: str, name: str) -> int:
     if "queue_size" in key and int(word) == 0:
         raise GraphError("queue size config is zero", where=where)
     return int(word)
+
+
+def _priority(flow: dict[str, Any], text: str, name: str) -> int:
+    value = _number(flow.get("priority", 5), "flow.priority", text, name)
+    if not 1 <= value <= 10:
+        raise GraphError(
+            f"flow.priority = {value} is out of range",
+            where=_where(text, name, "flow.priority"),
+            hint="1 (first) to 10",
+        )
+    return value
+
+
+def _seconds(flow: dict[str, Any], key: str, text: str, name: str) -> int | None:
+    if key not in flow:
+        return None
+    match = re.fullmatch(r"([0-9]{1,9})\s*(s|min|m|h|)", str(flow[key]).strip(), re.IGNORECASE)
+    if match is None or isinstance(flow[key], bool):
+        raise GraphError(
+            f"flow.{key} = {flow[key]!r} is no time",
+            where=_where(text, name, f"flow.{key}"),
+            hint='seconds, or such as "5min"; 0 is no limit',
+        )
+    return int(match[1]) * {"m": 60, "min": 60, "h": 3600}.get(match[2].lower(), 1)
 
 
 def _args(section: dict[str, Any], text: str, name: str) -> dict[str, OptionSpec]:

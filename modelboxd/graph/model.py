@@ -60,6 +60,8 @@ class GraphSpec:
     settings: dict[str, int] = field(default_factory=dict)  # graph.* numbers: queue_size, batch_size, thread-num, ...
     flow_name: str = ""
     flow_desc: str = ""
+    priority: int = 5  # of the job: [flow] priority, 1 (first) to 10
+    session_timeout_s: int | None = None  # [flow] session_timeout, 0 = no limit; None: as the server says
     args: dict[str, OptionSpec] = field(default_factory=dict)  # [args]: names that attribute values use as $name
     warnings: list[ModelBoxError] = field(default_factory=list)
 
@@ -105,6 +107,9 @@ class Node:
     max_queue_delay_us: int = 0  # how long a batch may wait to become full
     preferred_batch_sizes: tuple[int, ...] = ()  # ascending, at most batch_size; batches that go without waiting
     sees_errors: bool = False  # exception_visible of the node, else of its unit
+    # Strict ports: what their type is, up to the root of the tree.
+    strict_inputs: dict[str, list[str]] = field(default_factory=dict)
+    strict_outputs: dict[str, list[str]] = field(default_factory=dict)
     match: bool = True  # type=input, type=output: joined with the others of the graph (input_type, output_type)
 
     @property
@@ -127,6 +132,8 @@ class Graph:
     flow_name: str
     flow_desc: str
     warnings: list[ModelBoxError]
+    priority: int = 5
+    session_timeout_s: int | None = None
 
 
 @dataclass(slots=True)

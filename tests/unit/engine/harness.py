@@ -43,7 +43,12 @@ def spec(
     sees_errors: bool = False,
     max_batch: int = 0,
     kind: UnitKind = UnitKind.BUILTIN,
+    role: str = "",
+    strict: dict[str, str] | None = None,
 ) -> UnitSpec:
+    """`role`: expand, collapse, condition or loop; `strict`: ports that insist on their type."""
+    types = strict or {}
+
     return UnitSpec(
         name=name,
         device="cpu",
@@ -51,8 +56,12 @@ def spec(
         description=name,
         kind=kind,
         path=f"{name}.toml",
-        inputs=tuple(PortSpec(port) for port in inputs),
-        outputs=tuple(PortSpec(port) for port in outputs),
+        inputs=tuple(PortSpec(port, types.get(port, "raw"), strict=port in types) for port in inputs),
+        outputs=tuple(PortSpec(port, types.get(port, "raw"), strict=port in types) for port in outputs),
+        expand=role == "expand",
+        collapse=role == "collapse",
+        condition=role == "condition",
+        loop=role == "loop",
         open_options=True,
         flow_type=FlowType.STREAM if stream else FlowType.NORMAL,
         exception_visible=sees_errors,
@@ -190,8 +199,9 @@ class Bench:
         )
         self.jobs: list[Job] = []
 
-    def run(self, dot: str) -> Job:
-        graph = parse_graph(f'[graph]\nformat = "graphviz"\ngraphconf = """{dot}"""\n', "test.toml")
+    def run(self, dot: str, toml: str = "") -> Job:
+        """`toml`: more sections of the graph file."""
+        graph = parse_graph(f'[graph]\nformat = "graphviz"\ngraphconf = """{dot}"""\n{toml}', "test.toml")
         job = self.engine.create_job("test", make_plan(check_graph(graph, self.registry)))
         job.start()
         self.jobs.append(job)
