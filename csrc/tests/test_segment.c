@@ -66,6 +66,18 @@ static void test_segment(void) {
   CHECK(out->count == 10);
   for (uint32_t at = 0; at < 10; at++) CHECK(out->items[at] == in->items[at]);
   mb_list_free(out);
+  /* A strict port between two nodes turns what is not of its type into an error that fails the session. */
+  CHECK(mb_segment_set_strict(segment, 2, MB_TYPE_STRING, "x", &error) == -MB_RANGE);
+  CHECK(mb_segment_set_strict(segment, 1, MB_TYPE_STRING, "node 'c' port 'in': expected string", &error) == 0);
+  mb_list *strict = mb_list_new(0);
+  CHECK(mb_segment_run(segment, &in, 1, &strict, 1, &error) == 0);
+  CHECK(strict->count == 10 && strict->items[5] == NULL && strict->items[2] == in->items[2]);
+  const char *why;
+  CHECK(mb_buffer_error(strict->items[0], NULL, &why) && mb_list_fatal(strict, 0, 10) == 0);
+  CHECK(strncmp(why, "node 'c' port 'in': expected string, found no text, ", 52) == 0);
+  char found[64];
+  CHECK(mb_list_misfit(in, MB_TYPE_STRING, found, sizeof found) == 0 && mb_list_misfit(in, 0, found, 64) == -1);
+  mb_list_free(strict);
   mb_segment_free(segment);
   /* A unit that fails or miscounts answers with errors of the same count; good neighbours are not touched. */
   const mb_unit *bad[] = {&lose_unit, &refuse_unit};

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 MATCH_LIMIT = 16384  # values that one port of a joining node may run ahead of the others
 HELD_LIMIT = 1024  # results that wait for an earlier one, before an expand node stops
+SLOTS_LIMIT = 64  # parts of one stream that are taken and not yet passed on, at most
 TURN_PARTS = 32  # parts of one turn, at most
 
 
@@ -119,6 +120,7 @@ class Step:
         self.turns = 0  # asked for and not yet over
         self.running = 0  # turns that have their work
         self.concurrency = 1
+        self.slots_limit = SLOTS_LIMIT  # parts of one stream, running or waiting for an earlier one
         self.asked = False  # inline: stands in the job's queue
         # Smaller runs first: the job's priority, the node's, then nearness to a sink.
         self.priority = (job.priority * 16 + first.user_priority, -last.priority)
@@ -209,6 +211,8 @@ class Step:
         kind = self.kind
         if kind.serial and feed.busy:
             return
+        if len(feed.slots) >= self.slots_limit:
+            return  # _flush() asks again
         if not (feed.events or feed.rest):
             if feed.taken_end:
                 return
@@ -341,7 +345,7 @@ class Step:
                 continue
             parts.append(part)
             limit -= part.count
-            if feed.matched():
+            if feed.matched() and len(feed.slots) < self.slots_limit:
                 feed.ready = True
                 self.ready.append(feed)
         return parts
@@ -363,7 +367,7 @@ class Step:
                 parts.append(part)
                 limit -= part.count
                 batching.taken()
-            if feed.matched():
+            if feed.matched() and len(feed.slots) < self.slots_limit:
                 feed.ready = True
                 self.ready.append(feed)
         return parts
@@ -446,11 +450,14 @@ class Step:
 
     def _flush(self, feed: Feed) -> None:
         """Passes finished parts on, in order, and closes the feed when all is over."""
+        full = len(feed.slots) >= self.slots_limit
         while feed.slots and feed.slots[0].done:
             part = feed.slots.popleft()
             if not feed.stream.session.dead:
                 self.kind.deliver(part)
         if feed.slots or feed.busy or self.feeds.get(feed.stream) is not feed:
+            if full and not feed.dead and self.feeds.get(feed.stream) is feed:
+                self.mark(feed)  # perhaps there is room again for results that wait for an earlier one
             return  # not over yet, or closed meanwhile because passing on failed the session
         if feed.dead:
             if not self._tell_end(feed):
