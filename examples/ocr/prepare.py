@@ -1,7 +1,7 @@
 """Puts the models of package rapidocr into this example; text_detection's prepare.py does the rest.
 
-The recognition model gets two more nodes: of the 18710 probabilities per column only the best one is of use, and picking it
-inside the model saves carrying the others around.
+The recognition model gets two more nodes: of the 18710 probabilities per column only the best one is of use, and
+picking it inside the model saves carrying the others around.
 """
 
 import importlib.util
@@ -20,7 +20,9 @@ def main():
     runpy.run_path(str(HERE.parent / "text_detection/prepare.py"), run_name="__main__")
     spec = importlib.util.find_spec("rapidocr")
     models = Path(spec.origin).parent / "models" if spec and spec.origin else None
-    classifier, recognizer = (models / name if models else None for name in (CLASSIFIER.name, "PP-OCRv6_rec_small.onnx"))
+    classifier, recognizer = (
+        models / name if models else None for name in (CLASSIFIER.name, "PP-OCRv6_rec_small.onnx")
+    )
     if not (models and classifier.exists() and recognizer.exists()):
         if CLASSIFIER.exists() and RECOGNIZER.exists() and CHARACTERS.exists():
             return

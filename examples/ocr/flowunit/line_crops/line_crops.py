@@ -14,8 +14,12 @@ class LineCrops(modelbox.FlowUnit):
         return modelbox.Status()
 
     def process(self, data_context):
-        """in_page: uint8 [h, w, 3] with meta `boxes`. Per line, out_crop: its picture, meta `width` for recognition;
-        out_small: float32 [3, 48, 192] for classification; out_box: corners in pixels of the picture, float32 [4, 2]."""
+        """in_page: uint8 [h, w, 3] with meta `boxes`.
+
+        Per line, out_crop: its picture, with meta `width` for recognition; out_small: float32 [3, 48, 192] for
+        classification; out_box: float32 [4, 2], corners in pixels of the picture that was posted, whose size is meta
+        `picture`.
+        """
         device = self.get_bind_device()
         buffer = data_context.input("in_page")[0]
         page, boxes = buffer.numpy(), buffer.get("boxes")
@@ -31,8 +35,8 @@ class LineCrops(modelbox.FlowUnit):
         return modelbox.Status.StatusCode.STATUS_SUCCESS
 
     def widths(self, crops):
-        """How wide each line is made for recognition. The model was trained on, and its scores depend on, lines that are
-        filled up to the widest of a group of similar ones."""
+        """How wide each line is made for recognition: filled up to the widest of a group of similar ones on its page.
+        The model's scores depend on that width, so lines of other pages must not change it."""
         ratios = np.array([crop.shape[1] / crop.shape[0] for crop in crops])
         order = np.argsort(ratios)
         widths = [0] * len(crops)

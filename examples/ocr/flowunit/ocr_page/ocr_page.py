@@ -2,7 +2,6 @@
 
 import _flowunit as modelbox
 import cv2
-import numpy as np
 
 STEP = 32  # the detector halves the picture five times
 

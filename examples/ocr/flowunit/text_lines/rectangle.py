@@ -7,7 +7,7 @@ ARC_TOLERANCE = 0.25  # pixels by which the round corners of a grown box may dif
 
 
 def corners_of(points):
-    """The smallest rectangle around points: corners as float32 [4, 2], clockwise from the top left, and its shorter side."""
+    """The smallest rectangle around points: corners clockwise from the top left, float32 [4, 2]; its shorter side."""
     box = cv2.minAreaRect(points)
     four = sorted(cv2.boxPoints(box), key=lambda corner: corner[0])
     left = four[:2] if four[1][1] > four[0][1] else four[1::-1]

@@ -1,5 +1,5 @@
-"""From the detector's probability map to boxes of text lines in reading order, as in "Real-time Scene Text Detection with
-Differentiable Binarization" (Liao et al., 2019). Pages without text leave by a port of their own."""
+"""From the detector's probability map to boxes of text lines in reading order, as in "Real-time Scene Text Detection
+with Differentiable Binarization" (Liao et al., 2019). Pages without text leave by a port of their own."""
 
 import json
 
@@ -20,7 +20,8 @@ class TextLines(modelbox.FlowUnit):
         return modelbox.Status()
 
     def process(self, data_context):
-        """out_page: the page with meta `boxes`, float32 [lines, 4, 2]; out_empty: the answer for a page without text."""
+        """in_map: float32 [1, h, w], from 0 to 1; in_page: the page. One of the ports gets something: out_page the page
+        with meta `boxes`, float32 [lines, 4, 2]; out_empty the answer for a page without text."""
         page = data_context.input("in_page")[0]
         prob_map = data_context.input("in_map")[0].numpy()[0]
         boxes = self.find(prob_map, page.get("width"), page.get("height"))
