@@ -1,6 +1,6 @@
 """Puts the models of package rapidocr into this example; text_detection's prepare.py does the rest.
 
-The recognition model gets two more nodes: of the 18710 probabilities per column only the best one is of use, and
+The recognition model gets three more nodes: of the 18710 probabilities per column only the best one is of use, and
 picking it inside the model saves carrying the others around.
 """
 
@@ -30,20 +30,24 @@ def main():
     data = classifier.read_bytes()
     if not CLASSIFIER.exists() or CLASSIFIER.read_bytes() != data:
         CLASSIFIER.write_bytes(data)
-    if not (CHARACTERS.exists() and RECOGNIZER.exists() and RECOGNIZER.stat().st_mtime >= recognizer.stat().st_mtime):
+    age = max(recognizer.stat().st_mtime, Path(__file__).stat().st_mtime)
+    if not (CHARACTERS.exists() and RECOGNIZER.exists() and RECOGNIZER.stat().st_mtime >= age):
         recognition(recognizer)
 
 
 def recognition(source):
-    """Writes the model with the two nodes, and its characters, class 1 first."""
+    """Writes the model with the nodes added, and its characters, class 1 first."""
+    import numpy as np
     import onnx
-    from onnx import TensorProto, helper
+    from onnx import TensorProto, helper, numpy_helper
 
     model = onnx.load(source)
     graph = model.graph
     scores = graph.output[0].name
-    graph.node.append(helper.make_node("ArgMax", [scores], ["best"], axis=2, keepdims=0))
-    graph.node.append(helper.make_node("ReduceMax", [scores], ["confidence"], axes=[2], keepdims=0))
+    graph.initializer.append(numpy_helper.from_array(np.array([1]), "best_of_all"))
+    graph.node.append(helper.make_node("TopK", [scores, "best_of_all"], ["top_confidence", "top_class"], axis=2))
+    graph.node.append(helper.make_node("Squeeze", ["top_class"], ["best"], axes=[2]))
+    graph.node.append(helper.make_node("Squeeze", ["top_confidence"], ["confidence"], axes=[2]))
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info("best", TensorProto.INT64, ["lines", "columns"]))
     graph.output.append(helper.make_tensor_value_info("confidence", TensorProto.FLOAT, ["lines", "columns"]))
