@@ -45,9 +45,9 @@ $(STAMPS)/core: $(STAMPS)/venv $(wildcard csrc/src/*.[ch] csrc/include/modelbox/
 	@touch $@
 
 # The checkout itself is what runs: a .pth file, and the two commands.
-$(STAMPS)/install: $(STAMPS)/core packaging/checkout.py examples/text_detection/prepare.py
+$(STAMPS)/install: $(STAMPS)/core packaging/checkout.py examples/text_detection/prepare.py examples/ocr/prepare.py
 	@$(BIN)/python packaging/checkout.py
-	@$(BIN)/python examples/text_detection/prepare.py
+	@$(BIN)/python examples/ocr/prepare.py
 	@touch $@
 
 core: $(STAMPS)/core

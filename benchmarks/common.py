@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import statistics
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,23 @@ def interleaved(times: int, *measures: Callable[[], float]) -> list[float]:
     """Runs the measures in turn, `times` rounds; the median of each."""
     rows = [[measure() for measure in measures] for _ in range(times)]
     return [statistics.median(column) for column in zip(*rows, strict=True)]
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def wait_port(port: int) -> None:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+    sys.exit(f"nothing listens on port {port}")
 
 
 def table(rows: Sequence[Sequence[str]]) -> None:

@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from common import TOP, Bench, interleaved, table
+from common import TOP, Bench, free_port, interleaved, table, wait_port
 from kinds import kinds
+from ocr import ocr
 
 from modelbox._core import lib
 from modelbox._core.memory import new_list
@@ -210,23 +211,6 @@ web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=None, print
 """
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-def wait_port(port: int) -> None:
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        except ConnectionRefusedError:
-            time.sleep(0.05)
-    sys.exit(f"nothing listens on port {port}")
-
-
 def wrk(port: int, connections: int) -> float:
     """Requests per second of `wrk` for two seconds; every answer must be good."""
     done = subprocess.run(
@@ -345,7 +329,7 @@ def pictures() -> list[Row]:
 
 
 def main() -> None:
-    parts = {"chain": chain, "kinds": kinds, "round_trip": round_trip, "http": http, "pictures": pictures}
+    parts = {"chain": chain, "kinds": kinds, "round_trip": round_trip, "http": http, "pictures": pictures, "ocr": ocr}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[[], *parts], help="only these (default: all)")
     chosen = parser.parse_args().parts or list(parts)

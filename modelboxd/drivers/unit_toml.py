@@ -25,6 +25,11 @@ KINDS = {
     "yolo_postprocess": UnitKind.VIRTUAL,
     "builtin": UnitKind.BUILTIN,
 }
+# What every model's node may say; the unit behind its virtual_type reads it.
+MODEL_OPTIONS = (
+    OptionSpec("intra_op_num_threads", "int", "0", description="threads of one run; 0 = as many as there are CPUs"),
+    OptionSpec("inter_op_num_threads", "int", "0", description="branches of a model that run at once; 0 = one"),
+)
 _GROUP = re.compile(r"^[A-Z]\w*(/\w*)?$")
 _VERSION = re.compile(r"^\d+\.\d+\.\d+$")
 
@@ -246,8 +251,10 @@ class _Reader:
         return tuple(types)
 
     def _options(self) -> tuple[OptionSpec, ...]:
-        options = []
-        for name, item in self._section("options").items():
+        section = self._section("options")
+        of_models = MODEL_OPTIONS if self.kind is UnitKind.INFERENCE else ()
+        options = [option for option in of_models if option.name not in section]
+        for name, item in section.items():
             if not isinstance(item, dict):
                 raise self.fail(f"options.{name} must be a table", hint=f'such as {name} = {{type = "int"}}')
             default = item.get("default")

@@ -96,6 +96,13 @@ def test_an_inference_unit_is_normal_whatever_it_says(tmp_path: Path) -> None:
     assert unit.inputs[0].device == "cuda"
 
 
+def test_nodes_of_models_take_thread_counts(tmp_path: Path) -> None:
+    names = ["intra_op_num_threads", "inter_op_num_threads"]
+    assert [option.name for option in read(tmp_path, MODEL).options] == names
+    own = MODEL + "[options.intra_op_num_threads]\ndefault = 3\n"
+    assert {option.name: option.default for option in read(tmp_path, own).options} == {names[0]: "3", names[1]: "0"}
+
+
 def test_configuration_is_text(tmp_path: Path) -> None:
     text = TOML.replace('list = [1, "a"]', 'list = [1, true]\nflag = false\nnumber = 0.5\nword = "x y"')
     assert read(tmp_path, text).config == {"list": "1,true", "flag": "false", "number": "0.5", "word": "x y"}
