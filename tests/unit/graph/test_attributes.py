@@ -131,7 +131,7 @@ def test_words() -> None:
 @pytest.mark.parametrize(
     ("attribute", "place"),
     [
-        ("drop=oldest", "sources and type=input"),
+        ("drop=oldest", "built-in sources and type=input"),
         ("loop_limit=5", "loop units"),
         ("input_type=match", "type=input"),
         ("output_type=never", "type=output"),
