@@ -126,7 +126,7 @@ class BuiltinStep(Step):
             if (has_data or call.event) and not (context is not None and context.failed):
                 status = self.unit.process(made)
         except ModelBoxError as error:
-            call.error = error
+            call.error = error.with_traceback(None)
         if context is not None:
             # Only CONTINUE keeps a sub-stream open; a stream is open until its events are over.
             lost = self.closes and (call.error is not None or status != StatusCode.STATUS_CONTINUE)

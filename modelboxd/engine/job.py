@@ -320,7 +320,7 @@ class Job:
             return
         session.dead = True
         self.inputs.forget(session)
-        session.error = error
+        session.error = error.with_traceback(None)  # whose frames would keep buffers
         self._notify_end(session)
         for holder in list(session.holders):
             holder.drop()

@@ -98,9 +98,9 @@ class Machine:
             elif python:
                 made[form.name] = (spec_of(form, python=shop.folder), None)
         self.bench = Bench(made, threads=threads, workers=self._workers)
+        self.bench.io.start()
         if self._workers is not None:
             write_python(shop.folder, [form for form in forms if form.impl == "python"])
-            self.bench.io.start()
             self._workers.pool = WorkerPool(self.bench.io, self.bench.pool)
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ class Machine:
         self.bench.close()
         if self._workers is not None:
             self.bench.engine.close()
-            self.bench.io.stop()
+        self.bench.io.stop()
 
     # ---- one case -------------------------------------------------------------------------------------------------
 

@@ -98,6 +98,10 @@ def dot(case: Case) -> str:
         }
         if node.form.kind == "loop":
             attributes |= {"back": node.back, "loop_limit": node.loop_limit}
+        if node.form.kind == "normal" and node.seed % 3 == 0:  # waiting for batches changes no result
+            attributes["max_queue_delay_us"] = 300 if node.seed % 2 else 50_000
+            if node.seed % 5 == 0 and node.batch > 1:
+                attributes["preferred_batch_sizes"] = node.batch - 1
         lines.append(f"{node.name} [{', '.join(f'{key}={value}' for key, value in attributes.items())}]")
         for number, ends in enumerate(node.sources):
             lines += [f"{end} -> {node.name}:i{number}" for end in ends]
