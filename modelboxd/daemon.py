@@ -187,10 +187,7 @@ class Daemon:
         memory = settings.memory
         self.pool = Pool(memory.arena, memory.max, memory.max_buffer, memory.keep, memory.guard)
         self.cpus = cpu_count()
-        try:
-            cpus = [int(text) for text in settings.engine.cpus]
-        except ValueError:
-            raise ConfigError(f"engine.cpus = {list(settings.engine.cpus)} must be CPU numbers") from None
+        cpus = _cpus(settings)
         self.executor = Executor(settings.engine.threads or self.cpus, cpus=cpus)
         self.executor.start()
         self.io = IoThread()
@@ -251,6 +248,19 @@ class Daemon:
         with logs.about(job=job.name):
             lost = job.stop()
         log.info("job '%s' stopped, %d sessions lost", job.name, lost, extra={"job": job.name})
+
+
+def _cpus(settings: Settings) -> list[int]:
+    """engine.cpus, all of which this process may use. Raises ConfigError."""
+    allowed = os.sched_getaffinity(0)
+    where = settings.origins.get("engine.cpus")
+    cpus = []
+    for text in settings.engine.cpus:
+        if not (text.isascii() and text.isdigit() and int(text) in allowed):
+            there = ", ".join(str(number) for number in sorted(allowed))
+            raise ConfigError(f"engine.cpus: {text!r} is no CPU of this process", where=where, hint=f"it has: {there}")
+        cpus.append(int(text))
+    return cpus
 
 
 def check(settings: Settings, path: Path) -> Plan:
