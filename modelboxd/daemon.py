@@ -63,10 +63,18 @@ def plan_graph(settings: Settings, path: Path) -> tuple[Plan, Registry]:
     spec = load_graph(path)
     registry = make_registry(settings, spec)
     defaults = GraphDefaults(settings.engine.queue_size, settings.engine.queue_size_external)
-    graph = check_graph(spec, registry, defaults)
-    for warning in graph.warnings:
-        log.warning("%s", warning, extra={"node": warning.node})
+    try:
+        graph = check_graph(spec, registry, defaults)
+    except GraphError as error:
+        _log_warnings(error.warnings)
+        raise
+    _log_warnings(graph.warnings)
     return make_plan(graph), registry
+
+
+def _log_warnings(warnings: Sequence[ModelBoxError]) -> None:
+    for warning in warnings:
+        log.warning("%s", warning, extra={"node": warning.node})
 
 
 class Daemon:

@@ -82,6 +82,19 @@ def test_type_mismatch(tmp_path: Path) -> None:
     assert "type mismatch: rx:out_request_info gives buff, u:in_image takes image" in errors
 
 
+def test_warnings_are_told_with_errors(tmp_path: Path) -> None:
+    """A misspelt key is often why something is missing."""
+    graph = write_graph(tmp_path, DOT)
+    graph.write_text(graph.read_text().replace("dir = ", "dri = "))
+    code, _, errors = modelbox("--check", str(graph))
+    warning, problem = errors.splitlines()
+    assert (code, "warning: " in warning, "driver.dri is not known (did you mean dir?)" in warning) == (78, True, True)
+    assert "can not find flowunit [type: any, name: unit]" in problem
+    said = fails(graph)
+    assert "can not find flowunit [type: any, name: unit]" in said
+    assert "driver.dri is not known (did you mean dir?)" in (tmp_path / "modelbox.log").read_text()
+
+
 def test_cycle(tmp_path: Path) -> None:
     write_unit(tmp_path, "unit", ECHO)
     graph = write_graph(
