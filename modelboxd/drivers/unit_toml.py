@@ -25,6 +25,11 @@ KINDS = {
     "yolo_postprocess": UnitKind.VIRTUAL,
     "builtin": UnitKind.BUILTIN,
 }
+KEYS = (
+    *("name", "type", "virtual_type", "device", "version", "description", "entry", "group_type"),
+    *("stream", "condition", "expand", "collapse", "collapse_all", "loop", "exception_visible"),
+    *("max_batch_size", "default_batch_size", "stream_same_count", "is_input_contiguous"),
+)
 _GROUP = re.compile(r"^[A-Z]\w*(/\w*)?$")
 _VERSION = re.compile(r"^\d+\.\d+\.\d+$")
 
@@ -122,6 +127,7 @@ class _Reader:
         group = self.word("group_type") or "Generic"
         if not _GROUP.match(group):
             log.warning("%s", self.fail(f"base.group_type = {group!r} is not of the form Group/Sub", "group_type"))
+        self._warn_of_keys()
         return UnitSpec(
             name=self.word("name"),
             device=self.word("device"),
@@ -149,6 +155,13 @@ class _Reader:
             config={key: plain_text(value) for key, value in self._section("config").items()},
             base={key: value for key, value in self.data.items() if key not in ("base", "config")},
         )
+
+    def _warn_of_keys(self) -> None:
+        """Other programs may read keys of their own; one that is almost one of ours is misspelt."""
+        for key in self.base.keys() - set(KEYS):
+            near = difflib.get_close_matches(key, KEYS, 1, 0.8)
+            if near:
+                log.warning("%s", self.fail(f"base.{key} is not known", key, f"did you mean '{near[0]}'?"))
 
     def _example(self, key: str) -> str:
         examples = {

@@ -331,3 +331,11 @@ def test_a_second_copy_is_no_reason(tmp_path: Path) -> None:
         registry.find("py", "cuda")
     assert "hidden" not in str(caught.value)
     assert "it exists for: cpu 1.0.0" in str(caught.value)
+
+
+def test_a_misspelt_key_of_base_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert read(tmp_path, with_base("steam = false")).flow_type is FlowType.STREAM
+    assert "py.toml:8: base.steam is not known (did you mean 'stream'?)" in caplog.text
+    caplog.clear()
+    read(tmp_path, with_base('vendor = "x"'))
+    assert not caplog.text
