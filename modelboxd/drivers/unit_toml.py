@@ -6,9 +6,11 @@ import difflib
 import logging
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from modelbox.configuration import list_text
 from modelbox.errors import DriverError, GraphError, Where
 from modelbox.spec import ROLES, FlowType, OptionSpec, PortSpec, UnitKind, UnitSpec, one_role
 from modelboxd.graph.inline import graph_unit
@@ -152,7 +154,7 @@ class _Reader:
             entry=self._entry(),
             types=self._types(),
             virtual_type=self.word("virtual_type"),
-            config={key: plain_text(value) for key, value in self._section("config").items()},
+            config=dict(_flat(self._section("config"))),
             base={key: value for key, value in self.data.items() if key not in ("base", "config")},
         )
 
@@ -275,6 +277,17 @@ class _Reader:
                 )
             )
         return tuple(options)
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The keys of [config] as units read them, those of a table in it as "table.key", with their texts."""
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            yield prefix + key, list_text([plain_text(item) for item in value])
+        else:
+            yield prefix + key, plain_text(value)
 
 
 def _values(given: Any) -> tuple[str, ...]:

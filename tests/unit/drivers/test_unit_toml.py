@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelbox.configuration import Configuration
 from modelbox.errors import DriverError, UnitNotFoundError
 from modelbox.spec import FlowType, UnitKind, UnitSpec
 from modelboxd.drivers.registry import Registry
@@ -339,3 +340,18 @@ def test_a_misspelt_key_of_base_is_a_warning(tmp_path: Path, caplog: pytest.LogC
     caplog.clear()
     read(tmp_path, with_base('vendor = "x"'))
     assert not caplog.text
+
+
+def test_tables_and_lists_with_commas_in_config(tmp_path: Path) -> None:
+    lines = [
+        'labels = ["traffic light, red", "car"]',
+        'one = ["a, b"]',
+        "none = []",
+        'sub = {a = 1, deep = {b = ["x", "y"]}}',
+    ]
+    config = Configuration(read(tmp_path, TOML.replace("[config]", "\n".join(["[config]", *lines]))).config)
+    assert config.get_string_list("labels") == ["traffic light, red", "car"]
+    assert config.get_string("labels") == "traffic light, red,car"
+    assert config.get_string_list("one") == ["a, b"]
+    assert (config.get_int("sub.a"), config.get_string_list("sub.deep.b")) == (1, ["x", "y"])
+    assert "sub" not in config
