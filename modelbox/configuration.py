@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+SEPARATOR = "\x1f"  # the unit separator of ASCII
 _WORDS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -21,13 +22,24 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (list, tuple)):
-        return ",".join(_text(item) for item in value)
+        return list_text([_text(item) for item in value])
     return str(value)
+
+
+def list_text(items: Sequence[str]) -> str:
+    """A list as the text of an option: with commas, or, where an item has one itself, with SEPARATOR after each."""
+    if any("," in item for item in items):
+        return "".join(item + SEPARATOR for item in items)
+    return ",".join(items)
+
+
+def _items(text: str) -> list[str]:
+    return text.split(SEPARATOR)[:-1] if SEPARATOR in text else text.split(",")
 
 
 class Configuration:
     """Key/value options. A missing or unconvertible value gives the default; a scalar read as a list has one
-    item; lists are text separated by commas."""
+    item, a text with commas several; a list read as a scalar is its items with commas between."""
 
     def __init__(self, values: Mapping[str, object] | None = None) -> None:
         self._values: dict[str, str] = {key: _text(value) for key, value in (values or {}).items()}
@@ -51,7 +63,7 @@ class Configuration:
         if text is None:
             return default
         try:
-            return convert(text)
+            return convert(",".join(_items(text)) if SEPARATOR in text else text)
         except (ValueError, KeyError):
             return default
 
@@ -60,7 +72,7 @@ class Configuration:
         if text is None:
             return [] if default is None else default
         try:
-            return [convert(item.strip()) for item in text.split(",")]
+            return [convert(item.strip()) for item in _items(text)]
         except (ValueError, KeyError):
             return [] if default is None else default
 

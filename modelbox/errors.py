@@ -52,7 +52,8 @@ class ConfigError(ModelBoxError, ValueError):
 
 
 class GraphError(ModelBoxError, ValueError):
-    """A graph cannot be built. `problems` holds every complaint, in file order; the message is the first."""
+    """A graph cannot be built. `problems` holds every complaint, in file order; the message is the first. `warnings`
+    may tell how it came to them: a key that is misspelt, a library that cannot be used."""
 
     code = StatusCode.STATUS_BADCONF
 
@@ -64,9 +65,11 @@ class GraphError(ModelBoxError, ValueError):
         hint: str = "",
         node: str = "",
         problems: tuple[ModelBoxError, ...] = (),
+        warnings: tuple[ModelBoxError, ...] = (),
     ) -> None:
         super().__init__(message, where=where, hint=hint, node=node)
         self.problems: tuple[ModelBoxError, ...] = problems or (self,)
+        self.warnings = warnings
 
 
 class UnitNotFoundError(GraphError, LookupError):

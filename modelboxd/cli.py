@@ -114,15 +114,20 @@ def _check(settings: Settings, graphs: list[Path], dot: bool) -> int:
         try:
             plan = daemon.check(settings, path)
         except GraphError as error:
+            _print_warnings(error.warnings)
             _tell(error)
             code = EX_CONFIG
             continue
-        for warning in plan.graph.warnings:
-            print(f"modelbox: warning: {warning}", file=sys.stderr)
+        _print_warnings(plan.graph.warnings)
         print(plan_dot(plan) if dot else plan_table(plan))
     if not graphs and not dot:
         print(f"configuration {settings.file or '(built-in defaults)'} is good")
     return code
+
+
+def _print_warnings(warnings: Sequence[ModelBoxError]) -> None:
+    for warning in warnings:
+        print(f"modelbox: warning: {warning}", file=sys.stderr)
 
 
 def graph_files(settings: Settings) -> list[Path]:

@@ -65,10 +65,18 @@ def plan_graph(settings: Settings, path: Path) -> tuple[Plan, Registry]:
     defaults = GraphDefaults(
         settings.engine.queue_size, settings.engine.queue_size_external, queue_bytes=settings.engine.queue_bytes
     )
-    graph = check_graph(spec, registry, defaults)
-    for warning in graph.warnings:
-        log.warning("%s", warning, extra={"node": warning.node})
+    try:
+        graph = check_graph(spec, registry, defaults)
+    except GraphError as error:
+        _log_warnings(error.warnings)
+        raise
+    _log_warnings(graph.warnings)
     return make_plan(graph), registry
+
+
+def _log_warnings(warnings: Sequence[ModelBoxError]) -> None:
+    for warning in warnings:
+        log.warning("%s", warning, extra={"node": warning.node})
 
 
 class Daemon:
@@ -257,17 +265,15 @@ class Daemon:
 
 
 def pool_cpus(settings: Settings) -> list[int]:
-    """The CPUs to bind the engine's threads to, one after the other. Raises ConfigError."""
-    given, where = settings.engine.cpus, settings.origins.get("engine.cpus")
-    if not all(text.isdecimal() for text in given):
-        raise ConfigError(f"engine.cpus = {list(given)} must be CPU numbers", where=where, hint='such as ["0", "2"]')
-    cpus = [int(text) for text in given]
+    """engine.cpus, all of which this process may use. Raises ConfigError."""
     allowed = os.sched_getaffinity(0)
-    if wrong := [cpu for cpu in cpus if cpu not in allowed]:
-        names = ", ".join(map(str, sorted(allowed)))
-        raise ConfigError(
-            f"engine.cpus: this process may not use CPU {wrong[0]}", where=where, hint=f"it may use {names}"
-        )
+    where = settings.origins.get("engine.cpus")
+    cpus = []
+    for text in settings.engine.cpus:
+        if not (text.isascii() and text.isdigit() and int(text) in allowed):
+            there = ", ".join(str(number) for number in sorted(allowed))
+            raise ConfigError(f"engine.cpus: {text!r} is no CPU of this process", where=where, hint=f"it has: {there}")
+        cpus.append(int(text))
     return cpus
 
 

@@ -80,7 +80,7 @@ class DriverSettings:
 class EngineSettings:
     """Threads and queues."""
 
-    threads: int = option(0, "threads of the engine; 0 = as many as CPUs", least=0)
+    threads: int = option(0, "threads of the engine; 0 = as many as CPUs", least=0, most=1024)
     queue_size: int = option(32, "buffers that an input queue holds, where a graph does not say", least=1)
     queue_size_external: int = option(1024, "buffers that may wait at a source", least=1)
     queue_bytes: int = option(

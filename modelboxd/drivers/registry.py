@@ -18,6 +18,7 @@ from modelboxd.graph.types import TypeTree
 log = logging.getLogger(__name__)
 
 DEVICES = ("cuda", "ascend", "rockchip", "cpu")  # best first, for nodes that name none
+UNUSABLE_TOLD = 3  # in the message about a unit that is not there
 
 
 class HiddenUnitError(DriverError):
@@ -127,6 +128,10 @@ class Registry:
             return UnitNotFoundError(message, hint=f"it exists for: {there}; check 'device'")
         if causes:
             return UnitNotFoundError(message)
+        unusable = [str(problem) for problem in self.problems if _may_hide_units(problem)]
+        if unusable:
+            message += f"; what cannot be used: {'; '.join(unusable[:UNUSABLE_TOLD])}"
+            message += f"; and {len(unusable) - UNUSABLE_TOLD} more" * (len(unusable) > UNUSABLE_TOLD)
         near = difflib.get_close_matches(name, self._by_name, 3)
         searched = ", ".join(str(place) for place in self.places) or "nowhere"
         hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -147,6 +152,13 @@ def _concerns(problem: DriverError, name: str) -> bool:
     except OSError:
         return False
     return re.search(rf"^\s*name\s*=\s*[\"']?{re.escape(name)}[\"']?\s*(#|$)", text, re.MULTILINE) is not None
+
+
+def _may_hide_units(problem: DriverError) -> bool:
+    """Whether nobody knows which units there would be: a library, a directory."""
+    if isinstance(problem, (HiddenUnitError, TypeProblem)):
+        return False
+    return problem.where is None and not str(problem).split(": ")[0].endswith(".toml")
 
 
 def _version(text: str) -> tuple[int, ...]:

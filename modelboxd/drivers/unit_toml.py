@@ -6,9 +6,11 @@ import difflib
 import logging
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from modelbox.configuration import list_text
 from modelbox.errors import DriverError, GraphError, Where
 from modelbox.spec import ROLES, FlowType, OptionSpec, PortSpec, UnitKind, UnitSpec, one_role
 from modelboxd.graph.inline import graph_unit
@@ -29,6 +31,11 @@ KINDS = {
 MODEL_OPTIONS = (
     OptionSpec("intra_op_num_threads", "int", "0", description="threads of one run; 0 = as many as there are CPUs"),
     OptionSpec("inter_op_num_threads", "int", "0", description="branches of a model that run at once; 0 = one"),
+)
+KEYS = (
+    *("name", "type", "virtual_type", "device", "version", "description", "entry", "group_type"),
+    *("stream", "condition", "expand", "collapse", "collapse_all", "loop", "exception_visible"),
+    *("max_batch_size", "default_batch_size", "stream_same_count", "is_input_contiguous"),
 )
 _GROUP = re.compile(r"^[A-Z]\w*(/\w*)?$")
 _VERSION = re.compile(r"^\d+\.\d+\.\d+$")
@@ -127,6 +134,7 @@ class _Reader:
         group = self.word("group_type") or "Generic"
         if not _GROUP.match(group):
             log.warning("%s", self.fail(f"base.group_type = {group!r} is not of the form Group/Sub", "group_type"))
+        self._warn_of_keys()
         return UnitSpec(
             name=self.word("name"),
             device=self.word("device"),
@@ -151,9 +159,16 @@ class _Reader:
             entry=self._entry(),
             types=self._types(),
             virtual_type=self.word("virtual_type"),
-            config={key: plain_text(value) for key, value in self._section("config").items()},
+            config=dict(_flat(self._section("config"))),
             base={key: value for key, value in self.data.items() if key not in ("base", "config")},
         )
+
+    def _warn_of_keys(self) -> None:
+        """Other programs may read keys of their own; one that is almost one of ours is misspelt."""
+        for key in self.base.keys() - set(KEYS):
+            near = difflib.get_close_matches(key, KEYS, 1, 0.8)
+            if near:
+                log.warning("%s", self.fail(f"base.{key} is not known", key, f"did you mean '{near[0]}'?"))
 
     def _example(self, key: str) -> str:
         examples = {
@@ -269,6 +284,17 @@ class _Reader:
                 )
             )
         return tuple(options)
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The keys of [config] as units read them, those of a table in it as "table.key", with their texts."""
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            yield prefix + key, list_text([plain_text(item) for item in value])
+        else:
+            yield prefix + key, plain_text(value)
 
 
 def _values(given: Any) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from modelbox._core import lib
+from modelbox.errors import ModelBoxError
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +34,14 @@ class Executor:
         ]
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        """Raises ModelBoxError when the system gives fewer threads."""
+        for number, thread in enumerate(self._threads):
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self.stop()
+                text = f"only {number} of {self.threads} engine threads could be started: {error}"
+                raise ModelBoxError(text, hint="less in engine.threads, or more processes for this user") from None
 
     def stop(self, timeout_s: float | None = None) -> bool:
         """Ends the threads once the queue is empty; False when one still ran after `timeout_s` in all."""

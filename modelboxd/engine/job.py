@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -86,7 +85,7 @@ class Job:
         self.library_unit = library_unit
         self._start_workers = start_workers
         self.lock = threading.Lock()
-        self.quiet = threading.Condition(self.lock)  # notified when the last session ends
+        self.quiet = threading.Condition(self.lock)  # notified when the last session ends; when draining, of each
         self.steps: list[Step] = []
         self.sources: list[Any] = []
         self.sessions: set[Session] = set()
@@ -158,7 +157,7 @@ class Job:
         for source in self.sources:
             source.stop()
         limit = self.settings.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
-        lost = self._drain(time.monotonic() + limit)
+        lost = self._drain(limit)
         self._close_steps(self.steps)
         self.state = JobState.STOPPED
         return lost
@@ -177,23 +176,23 @@ class Job:
         """Whether start() is under way."""
         return self.state is JobState.CREATED
 
-    def _drain(self, deadline: float) -> int:
+    def _drain(self, limit_s: float) -> int:
         with self.quiet:
-            self.quiet.wait_for(lambda: not self.sessions, max(0.0, deadline - time.monotonic()))
-            late = list(self.sessions)
+            # Nobody waits for sessions that have failed, such as those of a client that got its 408.
+            self.quiet.wait_for(lambda: not self._living(), limit_s)
+            late = self._living()
             for session in late:
                 self.fail_locked(session, ShutdownError(f"job '{self.name}' was stopped before this was done"))
         self.settle()
         if late:
-            log.warning(
-                "job '%s': %d sessions were cut off by the drain deadline",
-                self.name,
-                len(late),
-                extra={"job": self.name},
-            )
-            with self.quiet:  # what runs in C or in a worker cannot be interrupted here, only waited for
-                self.quiet.wait_for(lambda: not self.sessions, self.settings.close_timeout_s)
+            why = " by the drain deadline" if limit_s else ""
+            log.warning("job '%s': %d sessions were cut off%s", self.name, len(late), why, extra={"job": self.name})
+        with self.quiet:  # what runs in C or in a worker cannot be interrupted here, only waited for
+            self.quiet.wait_for(lambda: not self.sessions, self.settings.close_timeout_s)
         return len(late)
+
+    def _living(self) -> list[Session]:
+        return [session for session in self.sessions if not session.dead]
 
     def _close_steps(self, steps: list[Step]) -> None:
         for step in reversed(steps):
@@ -324,6 +323,8 @@ class Job:
         self._notify_end(session)
         for holder in list(session.holders):
             holder.drop()
+        if self.state is JobState.DRAINING:
+            self.quiet.notify_all()
 
     def idle_locked(self) -> None:
         """Nothing runs: where steps wait for room in queues that will not get empty by themselves (a node joins two
@@ -386,7 +387,7 @@ class Job:
             self.after.append(forget)
         self.sessions.discard(session)
         self.limits.trim()
-        if not self.sessions:
+        if not self.sessions or self.state is JobState.DRAINING:
             self.quiet.notify_all()
 
     def _notify_end(self, session: Session) -> None:

@@ -49,6 +49,7 @@ MOST_BYTES = 1 << 40
 BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 LOOP_LIMIT, MOST_ROUNDS = 1000, 1_000_000
 MOST_DELAY_US = 60_000_000
+NEAR = 0.8  # how alike an undeclared option of a Python unit must be to another name to be doubted
 
 
 def takes_batches(unit: UnitSpec) -> bool:
@@ -168,6 +169,8 @@ class Attributes:
                 continue
             elif key in DRAWING and key not in unit.config and unit.kind is not UnitKind.PYTHON:
                 continue
+            elif key not in unit.config and key not in DRAWING:
+                self._warn_of_near(key, attr)
             options[key] = attr.text
         for option in unit.options:
             if option.name in options:
@@ -200,12 +203,23 @@ class Attributes:
         if key in PLACED:
             self.warn(f"{key} has no meaning here, it is ignored", attr.where, f"it is for {PLACED[key][1]}")
             return
-        placed = {name for name in PLACED if self._is_engines(name)}
-        known = sorted({option.name for option in self.unit.options} | (ENGINE_ATTRS - {"label"}) | placed)
-        near = difflib.get_close_matches(key, known, 1)
+        near = difflib.get_close_matches(key, sorted(self._known()), 1)
         have = f"it has: {', '.join(option.name for option in self.unit.options) or 'none'}"
         message = f"unit {self.unit.name} has no option '{key}', it is ignored"
         self.warn(message, attr.where, f"did you mean '{near[0]}'?" if near else have)
+
+    def _warn_of_near(self, key: str, attr: Attr) -> None:
+        """Python units may read what no [config] names; a name that is almost another one is a slip of the pen."""
+        known = [name for name in sorted({*self.unit.config, *self._known()}) if _letters(name) != _letters(key)]
+        near = difflib.get_close_matches(key, known, 1, NEAR)
+        if near:
+            message = f"unit {self.unit.name} declares no option '{key}', it gets it all the same"
+            self.warn(message, attr.where, f"did you mean '{near[0]}'?")
+
+    def _known(self) -> set[str]:
+        """Names that have a meaning on this node."""
+        placed = {name for name in PLACED if self._is_engines(name)}
+        return {option.name for option in self.unit.options} | (ENGINE_ATTRS - {"label"}) | placed
 
     def check_value(self, option: OptionSpec, attr: Attr) -> None:
         """Complains of a value that the option does not allow."""
@@ -224,6 +238,11 @@ class Attributes:
         if wanted:
             message = f"node '{self.node.name}': option {option.name}={attr.text!r} is not allowed"
             self._complain(message, attr.where, wanted)
+
+
+def _letters(name: str) -> str:
+    """threshold1 and threshold2 are no slips of the pen."""
+    return re.sub("[0-9]", "", name)
 
 
 def _is_endpoint(text: str) -> bool:

@@ -66,7 +66,12 @@ class _Checker:
             problems = sorted(self.problems, key=self._place)
             first = problems[0]
             raise GraphError(
-                first.message, where=first.where, hint=first.hint, node=first.node, problems=tuple(problems)
+                first.message,
+                where=first.where,
+                hint=first.hint,
+                node=first.node,
+                problems=tuple(problems),
+                warnings=tuple(self.warnings),
             )
         for rank, node in enumerate(nodes.values()):
             node.priority = rank

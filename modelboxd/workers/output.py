@@ -22,7 +22,7 @@ class Output:
     def __init__(self, name: str, io: IoThread) -> None:
         self._name = name
         job, _, rest = name.partition("/")
-        self._about = {"job": job, "node": rest.rpartition("#")[0]} if rest else {}  # of a worker "JOB/NODE#N"
+        self.about = {"job": job, "node": rest.rpartition("#")[0]} if rest else {}  # of a worker "JOB/NODE#N"
         self._io = io
         self._fd, self.write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(self.write_fd, True)
@@ -55,7 +55,7 @@ class Output:
         """A line from the unit's log functions."""
         if log.isEnabledFor(level):
             record = log.makeRecord(log.name, level, file, line, "%s: %s", (self._name, text), None)
-            record.__dict__.update(self._about)
+            record.__dict__.update(self.about)
             log.handle(record)
 
     def _close_write(self) -> None:
@@ -86,4 +86,4 @@ class Output:
         text = line[:LINE_LIMIT].decode(errors="replace").rstrip()
         if text:
             self._lines.append(text)
-            log.info("%s: %s", self._name, text, extra=self._about)
+            log.info("%s: %s", self._name, text, extra=self.about)

@@ -42,6 +42,7 @@ TRUNCATED = int(socket.MSG_TRUNC)
 READS = 16  # messages taken from one worker before others get their turn
 DRAINED = 1024  # messages read after its end, at most: a child of it may hold the socket and go on
 EXIT_WAIT_S = 1.0  # how long the master may take to say how a worker ended
+WATCH_S = 60.0  # a call that takes longer is told
 IDLE_RELEASE_S = 0.25  # when nothing more is sent, a worker's memory is given back after this time
 
 Answer = Callable[[list[WorkerResult]], None]
@@ -79,6 +80,9 @@ class Worker:
         self._timeout_s = timeout_ms / 1000
         self._timer: Any = None
         self._release_timer: Any = None
+        self._watching = False  # _watch() will be called
+        self._watch_timer: Any = None
+        self._oldest = self._times = 0  # the trip that _watch() saw last, and how often
         self._lock = threading.Lock()
         self._trips: dict[int, Trip] = {}  # by sequence, in order
         self._sequence = 0
@@ -132,6 +136,9 @@ class Worker:
                     failure = error
                 else:
                     self._trips[sequence] = trip
+                    if not self._watching:
+                        self._watching = True
+                        self._io.call(self._watch)
                     if self._timeout_s and len(self._trips) == 1:
                         self._io.call(self._arm_timer)
                     self._send(message)
@@ -315,6 +322,28 @@ class Worker:
     def _timed_out(self, limit: float) -> None:
         self.condemn(f"did not answer within {limit:g} s (process_timeout_ms)", timed_out=True)
 
+    # ---- a unit that hangs (I/O thread) -------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Tells of a call that does not end, after one to two times WATCH_S and then ever more rarely."""
+        with self._lock:
+            oldest = next(iter(self._trips), 0)
+            self._watching = bool(oldest) and self.alive
+        self._times = self._times + 1 if oldest == self._oldest else 0
+        self._oldest = oldest
+        if not self._watching:
+            self._watch_timer = None
+            return
+        if self._times and self._times & (self._times - 1) == 0:
+            log.warning(
+                "python worker %s (pid %d) has not answered for %g s; process_timeout_ms limits this",
+                self.name,
+                self.pid,
+                self._times * WATCH_S,
+                extra=self.output.about,
+            )
+        self._watch_timer = self._io.loop.call_later(WATCH_S, self._watch)
+
     # ---- the end (I/O thread) ------------------------------------------------------------------------------------
 
     def condemn(self, verdict: str, *, timed_out: bool = False) -> None:
@@ -356,10 +385,10 @@ class Worker:
         for _, fd in outbox:
             if fd is not None:
                 os.close(fd)
-        for timer in (self._timer, self._release_timer):
+        for timer in (self._timer, self._release_timer, self._watch_timer):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._release_timer = None
+        self._timer = self._release_timer = self._watch_timer = None
         held = sum(len(trip.calls) for trip in trips)
         self._io.loop.remove_reader(self._sock)
         self._io.loop.remove_writer(self._sock)

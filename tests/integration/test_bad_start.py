@@ -82,6 +82,19 @@ def test_type_mismatch(tmp_path: Path) -> None:
     assert "type mismatch: rx:out_request_info gives buff, u:in_image takes image" in errors
 
 
+def test_warnings_are_told_with_errors(tmp_path: Path) -> None:
+    """A misspelt key is often why something is missing."""
+    graph = write_graph(tmp_path, DOT)
+    graph.write_text(graph.read_text().replace("dir = ", "dri = "))
+    code, _, errors = modelbox("--check", str(graph))
+    warning, problem = errors.splitlines()
+    assert (code, "warning: " in warning, "driver.dri is not known (did you mean dir?)" in warning) == (78, True, True)
+    assert "can not find flowunit [type: any, name: unit]" in problem
+    said = fails(graph)
+    assert "can not find flowunit [type: any, name: unit]" in said
+    assert "driver.dri is not known (did you mean dir?)" in (tmp_path / "modelbox.log").read_text()
+
+
 def test_cycle(tmp_path: Path) -> None:
     write_unit(tmp_path, "unit", ECHO)
     graph = write_graph(
@@ -187,6 +200,9 @@ def test_unwritable_log(tmp_path: Path) -> None:
         ("[engine]\nthreds = 2\n", "modelbox.conf:2: engine.threds is not known (did you mean 'threads'?)"),
         ("[engin]\n", "modelbox.conf:1: section [engin] is not known (did you mean 'engine'?)"),
         ("[engine]\nthreads = -1\n", "modelbox.conf:2: engine.threads = -1 is too small (at least 0)"),
+        ("[engine]\nthreads = 100000\n", "modelbox.conf:2: engine.threads = 100000 is too large (at most 1024)"),
+        ("[engine]\ncpus = [4096]\n", "modelbox.conf:2: engine.cpus: '4096' is no CPU of this process (it has: "),
+        ('[engine]\ncpus = ["a"]\n', "modelbox.conf:2: engine.cpus: 'a' is no CPU of this process (it has: "),
         ('[log]\nlevel = "LOUD"\n', "modelbox.conf:2: log.level = 'LOUD' is not allowed (one of DEBUG"),
         ('[server]\nip = "${NOWHERE_SET}"\n', "modelbox.conf:2: environment variable NOWHERE_SET is not set"),
         ("[server\n", "modelbox.conf:1:8:"),

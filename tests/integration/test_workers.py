@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from modelbox.buffer import Buffer
 from modelbox.errors import TimedOutError, UnitError, WorkerLostError
+from modelboxd.workers import process
 from tests.integration.workers import LIMIT_S, Caller, write_unit
 
 HEAD = "import _flowunit as modelbox\nimport numpy as np\nclass Unit(modelbox.FlowUnit):\n"
@@ -171,6 +173,32 @@ def test_time_limit(caller: Caller, tmp_path: Path) -> None:
         caller.call(group, "hang")
     (again,) = caller.call(group, "ok")
     assert str(again) == "ok"
+    group.close(LIMIT_S)
+
+
+def test_a_call_that_does_not_end_is_told(caller: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "WATCH_S", 0.02)
+    go_on = tmp_path / "go-on"
+    unit = write_unit(
+        tmp_path,
+        "waits",
+        body(
+            f"""def process(self, ctx):
+    import os, time
+    for buffer in ctx.input("in"):
+        while str(buffer) == "wait" and not os.path.exists({str(go_on)!r}):
+            time.sleep(0.01)
+        ctx.output("out").push_back(buffer)
+    return modelbox.Status()"""
+        ),
+    )
+    group = caller.start(unit)
+    told = threading.Event()
+    monkeypatch.setattr(process.log, "warning", lambda *text, **_: told.set() if "not answered" in text[0] else None)
+    result = caller.submit(group, "wait")
+    assert told.wait(LIMIT_S)
+    go_on.touch()
+    assert result.result(LIMIT_S).error is None
     group.close(LIMIT_S)
 
 

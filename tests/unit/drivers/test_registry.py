@@ -126,6 +126,23 @@ def test_bad_libraries_are_told_and_stop_nothing(tmp_path: Path) -> None:
         registry.find("segv")
 
 
+def test_a_missing_unit_tells_of_what_may_hide_it(tmp_path: Path) -> None:
+    bad = library(tmp_path, "modelbox_vendor.so", major="9")
+    (tmp_path / "other.toml").write_text('[base]\nname = "other"\ntype = "python"\n')
+    registry = Registry([tmp_path, tmp_path / "gone"], builtin_dir=tmp_path / "builtin", cache_file=None)
+    registry.scan()
+    with pytest.raises(UnitNotFoundError) as caught:
+        registry.find("mine")
+    text = str(caught.value)
+    assert f"driver directory {tmp_path}/gone does not exist; {bad}: was built for plugin ABI 9" in text
+    assert "other.toml" not in text  # it says itself that it is another unit
+    for number in range(3):
+        shutil.copy(bad, tmp_path / f"modelbox_{number}.so")
+    registry = scan(tmp_path)
+    with pytest.raises(UnitNotFoundError, match=r"modelbox_2\.so: was built for plugin ABI 9, .*; and 1 more \("):
+        registry.find("mine")
+
+
 def test_the_scan_is_remembered_and_noticed_changes_are_seen(tmp_path: Path) -> None:
     units, cache = tmp_path / "units", tmp_path / "cache/drivers.json"
     units.mkdir()

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelbox.configuration import Configuration
 from modelbox.errors import DriverError, UnitNotFoundError
 from modelbox.spec import FlowType, UnitKind, UnitSpec
 from modelboxd.drivers.registry import Registry
@@ -338,3 +339,26 @@ def test_a_second_copy_is_no_reason(tmp_path: Path) -> None:
         registry.find("py", "cuda")
     assert "hidden" not in str(caught.value)
     assert "it exists for: cpu 1.0.0" in str(caught.value)
+
+
+def test_a_misspelt_key_of_base_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert read(tmp_path, with_base("steam = false")).flow_type is FlowType.STREAM
+    assert "py.toml:8: base.steam is not known (did you mean 'stream'?)" in caplog.text
+    caplog.clear()
+    read(tmp_path, with_base('vendor = "x"'))
+    assert not caplog.text
+
+
+def test_tables_and_lists_with_commas_in_config(tmp_path: Path) -> None:
+    lines = [
+        'labels = ["traffic light, red", "car"]',
+        'one = ["a, b"]',
+        "none = []",
+        'sub = {a = 1, deep = {b = ["x", "y"]}}',
+    ]
+    config = Configuration(read(tmp_path, TOML.replace("[config]", "\n".join(["[config]", *lines]))).config)
+    assert config.get_string_list("labels") == ["traffic light, red", "car"]
+    assert config.get_string("labels") == "traffic light, red,car"
+    assert config.get_string_list("one") == ["a, b"]
+    assert (config.get_int("sub.a"), config.get_string_list("sub.deep.b")) == (1, ["x", "y"])
+    assert "sub" not in config

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from modelbox.errors import BusyError, ShutdownError, UnitError
-from modelboxd.engine.job import JobSettings
+from modelboxd.engine.job import JobSettings, JobState
 from tests.unit.engine.harness import LIMIT_S, Bench, Gate, spec, text_buffer, unit
 
 CHAIN = "digraph g { s [flowunit=source]; u [flowunit=upper]; t [flowunit=sink]; s:out -> u:in; u:out -> t:in }"
@@ -263,6 +263,37 @@ def test_stop_drains(benches: list[Bench]) -> None:
     assert record.got == ["1"]
     with pytest.raises(ShutdownError):
         bench.open(job)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_stop_does_not_drain_what_nobody_waits_for(benches: list[Bench], when: str) -> None:
+    gate = Gate()
+
+    def hold(call: Any) -> None:
+        gate.wait()
+        echo(call)
+
+    bench = Bench(
+        {"hold": (spec("hold"), unit(hold))}, settings=JobSettings(drain_timeout_s=3600, close_timeout_s=0.05)
+    )
+    benches.append(bench)
+    job = bench.run("digraph g { s [flowunit=source]; u [flowunit=hold]; t [flowunit=sink]; s:out->u:in; u:out->t:in }")
+    session, record = bench.open(job)
+    bench.send(job, "1", session=session, record=record)
+    gate.wait_reached()
+    lost: list[int] = []
+    stopper = threading.Thread(target=lambda: lost.append(job.stop()))
+    if when == "before":
+        job.fail_session(session, UnitError("the client has its answer"))
+    stopper.start()
+    while job.state is JobState.RUNNING:
+        threading.Event().wait(0.001)
+    if when == "after":
+        job.fail_session(session, UnitError("the client has its answer"))
+    stopper.join(LIMIT_S)
+    assert lost == [0]
+    assert isinstance(record.error(), UnitError)
+    gate.open()
 
 
 def test_stop_cuts_off_after_the_deadline(benches: list[Bench]) -> None:

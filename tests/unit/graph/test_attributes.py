@@ -170,3 +170,20 @@ def test_a_misspelt_one_is_a_warning() -> None:
 def test_what_is_not_plain_takes_one_buffer() -> None:
     graph = build("batch_size=16; " + LOOP)
     assert [node.batch_size for node in graph.nodes.values()] == [16, 1, 16]
+
+
+@pytest.mark.parametrize(
+    ("attribute", "near"),
+    [("devicdid", "deviceid"), ("batchsize", "batch_size"), ("levle", "level"), ("queue_sizes", "queue_size")],
+)
+def test_an_option_of_a_python_unit_that_is_almost_another(attribute: str, near: str) -> None:
+    graph = build(work(f"flowunit=own, {attribute}=2"))
+    (warning,) = graph.warnings
+    text = f"node 'w': unit own declares no option '{attribute}', it gets it all the same (did you mean '{near}'?)"
+    assert str(warning).endswith(text)
+    assert graph.nodes["w"].options[attribute] == "2"
+
+
+@pytest.mark.parametrize("attribute", ["other", "level1", "label", "image_width", "shape"])
+def test_other_options_of_a_python_unit_are_its_own_affair(attribute: str) -> None:
+    assert not build(work(f"flowunit=own, {attribute}=2")).warnings

@@ -44,6 +44,18 @@ def test_status() -> None:
     assert Status.STATUS_INVALID == 3  # type: ignore[attr-defined]
 
 
+def test_lists_of_texts_with_commas() -> None:
+    config = Configuration({"l": ["a, b", "c"], "plain": "a, b"})
+    assert config.get_string_list("l") == ["a, b", "c"]
+    assert (config.get_string("l"), config.get_int("l", 7), config.get_string_list("plain")) == (
+        "a, b,c",
+        7,
+        ["a", "b"],
+    )
+    config.set("l", ["1,5", "2"])
+    assert (config.get_string_list("l"), config.get_float_list("l", [0.5])) == (["1,5", "2"], [0.5])
+
+
 def test_configuration() -> None:
     config = Configuration({"n": "5", "f": 0.5, "b": "true", "l": [1, 2], "s": "x"})
     assert (config.get_int("n"), config.get_float("f"), config.get_bool("b")) == (5, 0.5, True)
