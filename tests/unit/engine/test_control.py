@@ -457,9 +457,9 @@ def test_the_pool_is_bound_to_its_cpus() -> None:
 @pytest.mark.parametrize(
     ("cpus", "text"),
     [
-        (("x",), "must be CPU numbers"),
-        (("-1",), "must be CPU numbers"),
-        (("99999",), "this process may not use CPU 99999"),
+        (("x",), "'x' is no CPU of this process"),
+        (("-1",), "'-1' is no CPU of this process"),
+        (("99999",), "'99999' is no CPU of this process"),
     ],
 )
 def test_wrong_cpus(cpus: tuple[str, ...], text: str) -> None:
