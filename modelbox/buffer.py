@@ -366,7 +366,9 @@ class BufferList:
         self._items = [Buffer._over(objects.make_empty(pool, size)) for size in sizes]
 
     def push_back(self, item: Any) -> None:
-        """Appends a buffer (shares its data, copies its meta), an array, or text."""
+        """Appends a buffer (shares its data, copies its meta), an array, or text. Raises TypeError for None."""
+        if item is None:
+            raise TypeError("push_back() got None, expected a buffer, an array or text (is a return missing?)")
         self._items.append(Buffer(item) if isinstance(item, Buffer) else Buffer(self._device, item))
 
     def size(self) -> int:

@@ -245,6 +245,7 @@ class Daemon:
         return job
 
     def _stop_parts(self) -> None:
+        self.listeners.stop()
         stoppers = [threading.Thread(target=self._stop_job, args=(job,)) for job in self.jobs]
         for stopper in stoppers:
             stopper.start()

@@ -20,7 +20,7 @@ from modelboxd.server.reply import Reply
 class HttpServerSyncReceive(HttpSource):
     def __init__(self, node: Node, config: Configuration, services: Services) -> None:
         super().__init__(node, config, services)
-        self.time_out_ms = config.get_int("time_out_ms", 5000)
+        self.time_out_ms = self.at_least(1, "time_out_ms", 5000)
         self.limit_s = self.time_out_ms / 1000
 
     def _serve(self, reply: Reply, items: CoreList) -> None:

@@ -248,7 +248,8 @@ def _letters(name: str) -> str:
 def _is_endpoint(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 0) >= 0
+        more = parts.query or parts.fragment or parts.username
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 0) >= 0 and not more
     except ValueError:  # a port out of range, brackets that do not match
         return False
 

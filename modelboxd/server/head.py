@@ -79,5 +79,5 @@ class HeadReader:
         head.raw_headers = message.raw_headers
         if message.version == HttpVersion11 and message.path.startswith("/") and hdrs.EXPECT not in headers:
             head.plain = True
-            head.path, head.uri = message.url.path, str(message.url)
+            head.path, head.uri = message.url.path, message.path.partition("#")[0]
         return head

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 HEADS_KEPT, HEAD_KEPT = 512, 2048  # verdicts; bytes of one, so that nobody can fill the memory with them
+STOPPING = error_answer(503, "the service is stopping", headers={"Retry-After": "5"}, close=True)
 HEAD_TIMEOUT_S = 30.0  # a head that stops coming
 
 
@@ -72,6 +75,7 @@ class _Port:
         self.head_timeout_s = head_timeout_s
         self.routes: dict[str, tuple[Handler, Direct | None]] = {}
         self.tls: Tls | None = None
+        self.stopping = False
         self.web = web.Server(self._dispatch, handler_cancellation=True)
         self.server: asyncio.AbstractServer | None = None
         self.connections: set[Connection] = set()
@@ -106,6 +110,8 @@ class _Port:
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
         found = self._find(request.rel_url.path)
+        if found is None and self.stopping:  # its unit is gone already
+            return STOPPING.response()
         if found is None:
             return error_answer(404, "no such path").response()
         try:
@@ -222,7 +228,7 @@ class Listeners:
                     lambda: Connection(made), host, port, ssl=context, backlog=1024, reuse_address=True
                 )
             except (OSError, OverflowError) as error:
-                reason = getattr(error, "strerror", None) or str(error)
+                reason = _reason(error)
                 hint = "is another server running there? change endpoint"
                 ours = next((name for name, number in self._ports if number == port), None)
                 if ours is not None:
@@ -238,6 +244,14 @@ class Listeners:
         there.add(prefix, handler, direct)
         return Route(address, prefix, address[1])
 
+    def stop(self) -> None:
+        """The server stops: requests to units that are gone get 503, not 404. Not from the I/O thread."""
+        self._io.run(self._stop())
+
+    async def _stop(self) -> None:
+        for port in self._ports.values():
+            port.stopping = True
+
     def release(self, route: Route) -> None:
         """Takes the route away; the last one closes the port, after requests in flight were answered or their
         time is over. Not from the I/O thread."""
@@ -248,7 +262,15 @@ class Listeners:
         if port is None or not port.remove(route.prefix) or port.routes:
             return
         del self._ports[route.address]
+        port.stopping = True
         await port.close(self._close_timeout_s)
+
+
+def _reason(error: Exception) -> str:
+    """Why binding failed, without what asyncio adds to it."""
+    if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno:
+        return os.strerror(error.errno)
+    return getattr(error, "strerror", None) or str(error)
 
 
 __all__ = ["Handler", "Listeners", "Route", "Tls"]

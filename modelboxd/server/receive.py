@@ -19,7 +19,7 @@ from modelboxd.engine.unit import Entry, Services, SourceUnit
 from modelboxd.graph.model import Node
 from modelboxd.server.answer import Answer, Headers, error_answer
 from modelboxd.server.head import Head, RawHeaders
-from modelboxd.server.listener import Route, Tls
+from modelboxd.server.listener import STOPPING, Route, Tls
 from modelboxd.server.reply import Reply
 
 log = logging.getLogger(__name__)
@@ -95,8 +95,8 @@ class HttpSource(SourceUnit):
     def __init__(self, node: Node, config: Configuration, services: Services) -> None:
         super().__init__(node, config, services)
         self.endpoint = parse_endpoint(config.get_string("endpoint"), node)
-        self.max_requests = config.get_int("max_requests", 1000)
-        self.max_body = config.get_int("max_body_size", 64 << 20)
+        self.max_requests = self.at_least(1, "max_requests", 1000)
+        self.max_body = self.at_least(0, "max_body_size", 64 << 20)
         self.keepalive_s = config.get_int("keepalive_timeout_sec", 200)
         self.limit_s = READ_TIMEOUT_S  # of everything that waits
         self.in_flight = 0
@@ -108,7 +108,6 @@ class HttpSource(SourceUnit):
         # What every request's meta begins with, encoded once.
         endpoint = self.endpoint.text
         self._fixed_meta = {method: meta.encode({"endpoint": endpoint, "method": method}) for method in METHODS}
-        self._closing = error_answer(503, "the service is stopping", headers={"Retry-After": "5"}, close=True)
         self._too_many = error_answer(429, "too many requests", headers={"Retry-After": "1"})
         self._too_large = error_answer(413, f"the body is larger than {self.max_body} bytes", close=True)
 
@@ -123,13 +122,20 @@ class HttpSource(SourceUnit):
         assert self._route is not None
         return self._route.port
 
+    def at_least(self, least: int, name: str, default: int) -> int:
+        """An option that is a number. Raises ConfigError when it is less."""
+        value = self.config.get_int(name, default)
+        if value < least:
+            message = f"node '{self.node.name}': option {name}={value} is too small"
+            raise ConfigError(message, where=self.node.where, hint=f"at least {least}", node=self.node.name)
+        return value
+
     def _tls(self) -> Tls | None:
         if not self.endpoint.secure:
             return None
         cert, key = self.config.get_string("cert"), self.config.get_string("key")
         if not cert or not key:
-            message = f"node '{self.node.name}': an https endpoint needs the options cert and key"
-            raise ConfigError(message, where=self.node.where)
+            raise ConfigError("an https endpoint needs the options cert and key")
         return Tls(cert, key, self.config.get_string("passwd"))
 
     def start(self, entry: Entry) -> None:
@@ -173,7 +179,7 @@ class HttpSource(SourceUnit):
 
     def take(self, sink: Any) -> Reply | Answer:
         if self.stopping:
-            return self._closing
+            return STOPPING
         if self.in_flight >= self.max_requests:
             return self._too_many
         self.in_flight += 1
@@ -196,7 +202,7 @@ class HttpSource(SourceUnit):
             retry = str(max(1, round(error.retry_after_s)))
             reply.give(error_answer(503, "the graph is full, try again later", headers={"Retry-After": retry}))
         except ShutdownError:
-            reply.give(self._closing)
+            reply.give(STOPPING)
         except OutOfMemoryError as error:
             log.warning(
                 "node '%s': %s", self.node.name, str(error), extra=self.about
@@ -254,7 +260,7 @@ class HttpSource(SourceUnit):
             return reply.response()
         try:
             body = await self._read_body(request)
-            block = self._meta(request.method, request.path_qs, request.raw_headers, len(body))
+            block = self._meta(request.method, _uri(request), request.raw_headers, len(body))
             self.run(reply, block, body)
             del body
             return await waiter.answer
@@ -312,6 +318,12 @@ def _tell_to_go_on(request: web.BaseRequest) -> None:
         raise Refused(error_answer(417, "Expect may only ask for 100-continue", close=True))
     if request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def _uri(request: web.BaseRequest) -> str:
+    """Path and query as they were sent, also of `POST http://host/path`."""
+    raw = request.raw_path
+    return raw.partition("#")[0] if raw.startswith("/") else request.path_qs
 
 
 _known_headers: dict[RawHeaders, bytes] = {}  # clients send the same ones again and again

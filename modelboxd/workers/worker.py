@@ -160,7 +160,7 @@ class Worker:
             self.use(self.unit)  # open() may have set data_pre() or data_post()
             status = to_status(result, f"open() of {order['entry']}")
             if not status:
-                raise CallFailed(status.code(), f"open() returned {status.str_code()}: {status.errormsg()}")
+                raise CallFailed(status.code(), _returned("open", status))
         except BaseException as error:
             if not isinstance(error, CallFailed):
                 unit_log.debug(traceback.format_exc())
@@ -298,7 +298,7 @@ class Worker:
             state.failed = True  # until it has gone well
             status = to_status(unit.data_pre(context), "data_pre()")
             if not status:
-                raise CallFailed(status.code(), f"data_pre() returned {status.str_code()}: {status.errormsg()}")
+                raise CallFailed(status.code(), _returned("data_pre", status))
             state.failed = False
         failure: CallFailed | None = None
         if has_data and not state.failed:
@@ -320,7 +320,12 @@ def failure_of(result: Any) -> CallFailed | None:
     if status.code() in (SUCCESS, CONTINUE):
         return None
     flags = protocol.STOPS if status.code() in (StatusCode.STATUS_STOP, StatusCode.STATUS_SHUTDOWN) else 0
-    return CallFailed(status.code(), status.errormsg() or f"process() returned {status.str_code()}", flags)
+    return CallFailed(status.code(), status.errormsg() or _returned("process", status), flags)
+
+
+def _returned(function: str, status: Status) -> str:
+    text = f"{function}() returned {status.str_code()}"
+    return f"{text}: {status.errormsg()}" if status.errormsg() else text
 
 
 def to_status(result: Any, what: str) -> Status:

@@ -57,6 +57,7 @@ DOT = """digraph g {
          "One port links multi edges can not match at one port: u:out and rx:out_request_info"),
         (("rx:out_request_info -> u:in\n", "rx:out_request_info -> x:in; x:out -> u:in; x [flowunit=resize]\n"),
          "src port is not exist, node: x port: out"),
+        (("/v1", "/v1?a=b"), "option endpoint='http://127.0.0.1:0/v1?a=b' is not allowed (http://host:port/path"),
         (("endpoint=\"http://127.0.0.1:0/v1\"", ""), "option 'endpoint' of httpserver_sync_receive is missing"),
         (("endpoint=\"http://127.0.0.1:0/v1\"", "endpoint=\"nonsense\""), "option endpoint='nonsense' is not allowed (http://host:port/path"),
         (("127.0.0.1:0", "127.0.0.1:99999"), "port 0 to 65535"),

@@ -70,6 +70,17 @@ def test_the_last_one_out_closes_the_port(bench: Bench) -> None:
     bench.listeners.release(again)
 
 
+def test_units_that_went_while_the_server_stops(bench: Bench) -> None:
+    one = bench.listen(0, "/one", says("one"))
+    bench.listen(one.port, "/two", says("two"))
+    bench.listeners.stop()
+    with Client(one.port) as client:
+        assert client.post(path="/two").body == b"two"
+        bench.listeners.release(one)
+        answer = client.post(path="/one")
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
+
+
 def test_a_taken_prefix(bench: Bench) -> None:
     route = bench.listen(0, "/a/", says("a"))
     with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{route.port}/a is taken by another node"):
@@ -85,7 +96,7 @@ def test_a_port_of_somebody_else(bench: Bench) -> None:
             bench.serve(endpoint=f"http://127.0.0.1:{port}/v1")
     text = str(caught.value)
     assert text.startswith(f"g.toml:3: node 'receive': cannot listen on 127.0.0.1:{port}: ")
-    assert "in use" in text
+    assert f"{port}: Address already in use (" in text
     assert text.endswith("(is another server running there? change endpoint)")
 
 

@@ -44,6 +44,41 @@ def test_the_buffer_of_a_request(bench: Bench) -> None:
     assert (len(large), third["size"], third["method"]) == (300_000, 300_000, "DELETE")
 
 
+@pytest.mark.parametrize(
+    ("target", "uri"),
+    [
+        ("/v1//x/%7e/../y?q=%20", "/v1//x/%7e/../y?q=%20"),
+        ("//v1", "//v1"),
+        ("/v1?a#b", "/v1?a"),
+        ("http://other/v1?q=1", "/v1?q=1"),
+    ],
+)
+def test_the_uri_is_what_was_sent(bench: Bench, target: str, uri: str) -> None:
+    seen: list[str] = []
+
+    def look(session: FakeSession, buffer: Buffer) -> None:
+        seen.append(buffer.get("uri"))
+        bench.answer(session, Buffer(CPU, "ok"))
+
+    unit, _ = bench.serve(look, endpoint="http://127.0.0.1:0/")
+    with Client(unit.port) as client:
+        for way in (
+            " HTTP/1.1\r\nHost: x",
+            " HTTP/1.0\r\nConnection: keep-alive",
+        ):  # directly, and by aiohttp's handler
+            client.send(f"POST {target}{way}\r\nContent-Length: 0\r\n\r\n".encode())
+            assert client.answer().status == 200
+    assert seen == [uri, uri]
+
+
+@pytest.mark.parametrize(("option", "value"), [("time_out_ms", 0), ("max_requests", 0), ("max_body_size", -1)])
+def test_numbers_that_would_refuse_everything(bench: Bench, option: str, value: int) -> None:
+    with pytest.raises(ConfigError) as caught:
+        bench.unit("httpserver_sync_receive", endpoint="http://127.0.0.1:0/", **{option: value})
+    text = f"node 'receive': option {option}={value} is too small (at least {value + 1})"
+    assert str(caught.value) == f"g.toml:3: {text}"
+
+
 @pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "HEAD", "PATCH"])
 def test_other_methods(bench: Bench, method: str) -> None:
     unit, entry = bench.serve()
@@ -346,7 +381,8 @@ def test_bad_endpoints(bench: Bench, endpoint: str) -> None:
 def test_https_needs_its_files(bench: Bench) -> None:
     incomplete: list[dict[str, Any]] = [{}, {"cert": "/none/cert.pem"}, {"key": "/none/key.pem"}]
     for options in incomplete:
-        with pytest.raises(ConfigError, match="an https endpoint needs the options cert and key"):
+        with pytest.raises(ConfigError) as caught:
             bench.serve(endpoint="https://127.0.0.1:0/", **options)
+        assert str(caught.value) == "g.toml:3: node 'receive': an https endpoint needs the options cert and key"
     with pytest.raises(ConfigError, match=r"node 'receive': .*/none/cert\.pem"):
         bench.serve(endpoint="https://127.0.0.1:0/", cert="/none/cert.pem", key="/none/key.pem")

@@ -164,6 +164,13 @@ def test_errors(pool: Pool) -> None:
     assert (got.has_error(), got.get_error_code(), got.get_error_msg(), got.get_bytes()) == (True, "Unit.Bad", "why", 0)
 
 
+def test_push_back_of_nothing() -> None:
+    items = BufferList(DEVICE)
+    with pytest.raises(TypeError, match=r"push_back\(\) got None, expected a buffer, an array or text"):
+        items.push_back(None)
+    assert items.size() == 0
+
+
 def test_buffer_list() -> None:
     items = BufferList(DEVICE)
     items.push_back("text")
