@@ -336,6 +336,8 @@ class Job:
             self.ask_held_locked(hurry=stuck)
             if self.active or self.inline:
                 return
+        # A batch that waits for its time may have lost the room behind it meanwhile.
+        stuck = stuck or any(step.is_blocked() for step in self.held)
         if stuck and not self._overfull_locked():
             relieved = [step for step in self.steps if step.relieve()]
             for step in self.steps if relieved else ():

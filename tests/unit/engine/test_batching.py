@@ -227,3 +227,49 @@ def test_a_stuck_job_does_not_wait_for_a_batch() -> None:
     assert (other_record.error(), record.error()) == (None, None)
     assert record.got == [f"x{number}X{number}" for number in range(20)]
     bench.close()
+
+
+def test_a_batch_that_waited_goes_on_where_only_it_can_make_room() -> None:
+    """The collapse gives nothing before it has the whole sub-stream, and its queue is full before that."""
+    clock, gate = FakeClock(), Gate()
+
+    def letters(call: Any) -> None:
+        for letter in str(call.input("in")[0]):
+            call.output("out").push_back(text_buffer(letter))
+
+    def hold(call: Any) -> None:
+        gate.wait()
+        for item in call.input("in"):
+            call.output("out").push_back(item)
+
+    def together(call: Any) -> None:
+        call.output("out").push_back(text_buffer("".join(str(item) for item in call.input("in"))))
+
+    bench = Bench(
+        {
+            "letters": (spec("letters", role="expand"), unit(letters)),
+            "hold": (spec("hold"), unit(hold)),
+            "together": (spec("together", role="collapse"), unit(together)),
+        },
+        clock=clock,
+    )
+    job = bench.run(
+        """digraph g { s [flowunit=source]; e [flowunit=letters]; u [flowunit=hold, batch_size=2, max_queue_delay_us=5000]
+        c [flowunit=together, queue_size=2]; t [flowunit=sink]; s:out -> e:in; e:out -> u:in; u:out -> c:in; c:out -> t:in }"""
+    )
+    other, other_record = bench.open(job)
+    record = bench.send(job, "abc")
+    steps = {step.name: step for step in job.steps}
+    gate.wait_reached()
+    with job.quiet:
+        while steps["u"] not in job.held:  # the third letter waits for a fourth, while there is room behind it
+            job.quiet.wait(0.001)
+    gate.open()
+    with job.quiet:
+        while job.active or steps["c"].counts[0] != 2:
+            job.quiet.wait(0.001)
+    clock.advance(DELAY_S)
+    assert (record.error(), record.got) == (None, ["abc"])
+    bench.send(job, session=other, record=other_record)
+    assert other_record.error() is None
+    bench.close()
