@@ -78,7 +78,7 @@ class Load:
             ("cut jpeg", "text", "/v1/text", jpeg[:150], {500}, 5),
             ("lying jpeg", "text", "/v1/text", lying, {500}, 5),
             ("no path", "hello", "/other", b"x", {404}, 5),
-            ("long line", "hello", "/hello?" + "x" * 20_000, b"x", {400}, 3),
+            ("long line", "hello", "/hello?" + "x" * 20_000, b"x", {431}, 3),
             ("not utf-8", "hello", "/hello", b"\xff\xfe\xfd", {500}, 5),
             ("too large", "text", "/v1/text", None, {413}, 2),
             ("abort", "text", "/v1/text", photo, set(), 2),

@@ -1,9 +1,10 @@
-"""How many CPUs this process may use: affinity and the cgroup's quota, whichever is less."""
+"""What this process may use: CPUs by affinity and the cgroup's quota, memory by the machine and the cgroup's limit."""
 
 from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 
 
@@ -14,20 +15,39 @@ def cpu_count(cgroup_root: Path = Path("/sys/fs/cgroup"), membership: Path = Pat
     return max(1, min(cpus, math.ceil(quota))) if quota else cpus
 
 
+def memory_bytes(
+    cgroup_root: Path = Path("/sys/fs/cgroup"),
+    membership: Path = Path("/proc/self/cgroup"),
+    machine: Path = Path("/proc/meminfo"),
+) -> int:
+    """Bytes of memory: the machine's or the smallest limit of this process's cgroups, whichever is less.
+
+    Reads memory.max of cgroup v2 and memory.limit_in_bytes of v1.
+    """
+    found = re.search(r"^MemTotal:\s+(\d+) kB", _read(machine), re.MULTILINE)
+    limits = [int(found[1]) << 10] if found else []
+    for directory in _own_groups(cgroup_root, membership, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            text = _read(directory / name)
+            if text.isdecimal() and int(text) > 0:
+                limits.append(int(text))
+    return min(limits, default=1 << 30)
+
+
 def cgroup_quota(cgroup_root: Path, membership: Path) -> float:
     """The smallest CPU quota from this process's cgroup up to the root, in CPUs; 0.0 = none.
 
     Reads cpu.max of cgroup v2 and cpu.cfs_quota_us of v1 (Linux, Documentation/admin-guide/cgroup-v2.rst).
     """
     quotas = []
-    for directory in _own_groups(cgroup_root, membership):
+    for directory in _own_groups(cgroup_root, membership, "cpu"):
         quota = _quota_v2(directory) or _quota_v1(directory)
         if quota:
             quotas.append(quota)
     return min(quotas, default=0.0)
 
 
-def _own_groups(cgroup_root: Path, membership: Path) -> list[Path]:
+def _own_groups(cgroup_root: Path, membership: Path, controller: str) -> list[Path]:
     try:
         lines = membership.read_text().splitlines()
     except OSError:
@@ -37,7 +57,7 @@ def _own_groups(cgroup_root: Path, membership: Path) -> list[Path]:
         _, controllers, name = line.split(":", 2)
         if controllers == "":
             base = cgroup_root
-        elif "cpu" in controllers.split(","):
+        elif controller in controllers.split(","):
             base = cgroup_root / controllers
         else:
             continue

@@ -20,7 +20,7 @@ from modelbox._core.memory import Pool
 from modelbox.errors import ConfigError, GraphError, InternalError, ModelBoxError, UnitNotFoundError
 from modelbox.version import VERSION
 from modelboxd import logs, paths, systemd
-from modelboxd.cpus import cpu_count
+from modelboxd.cpus import cpu_count, memory_bytes
 from modelboxd.drivers.registry import Registry
 from modelboxd.engine.engine import Engine, WorkerSettings
 from modelboxd.engine.executor import Executor
@@ -195,7 +195,8 @@ class Daemon:
         settings = self.settings
         lib.mb_tune_malloc()
         memory = settings.memory
-        self.pool = Pool(memory.arena, memory.max, memory.max_buffer, memory.keep, memory.guard)
+        there = memory_bytes()
+        self.pool = Pool(memory.arena, memory.max or there // 2, memory.max_buffer, memory.keep, memory.guard)
         self.cpus = cpu_count()
         cpus = pool_cpus(settings)
         self.executor = Executor(settings.engine.threads or len(cpus) or self.cpus, cpus=cpus)
@@ -203,7 +204,7 @@ class Daemon:
         self.io = IoThread()
         self.io.start()
         self._native_output = NativeOutput(self.io)
-        self.listeners = Listeners(self.io, close_timeout_s=SHARED_CLOSE_S)
+        self.listeners = Listeners(self.io, close_timeout_s=SHARED_CLOSE_S, bodies_limit=memory.bodies or there // 8)
         self._engine: Engine | None = None
 
     def _make_engine(self, registry: Registry) -> Engine:

@@ -98,7 +98,12 @@ class MemorySettings:
     """Memory of buffers."""
 
     arena: int = option(64 << 20, "bytes of one shared-memory arena (a multiple of 1MB)", least=1 << 20, unit="bytes")
-    max: int = option(0, "bytes of all arenas together; 0 = no limit", least=0, unit="bytes")
+    max: int = option(
+        0, "bytes of all arenas together; 0 = half the memory of this machine or cgroup", least=0, unit="bytes"
+    )
+    bodies: int = option(
+        0, "bytes of request bodies that are still coming in; 0 = an eighth of the memory", least=0, unit="bytes"
+    )
     max_buffer: int = option(0, "bytes of one buffer; 0 = no limit", least=0, unit="bytes")
     keep: int = option(128 << 20, "bytes of empty arenas kept for reuse", least=0, unit="bytes")
     guard: bool = option(False, "check the guards of every buffer, not of one in 64")

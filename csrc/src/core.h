@@ -84,8 +84,8 @@ mb_pool *mb_pool_new(const mb_pool_config *config, mb_error *error);
 /* Drops the owner's reference; arenas go when their last buffer goes. */
 void mb_pool_free(mb_pool *pool);
 void mb_pool_get_stats(mb_pool *pool, mb_pool_stats *stats);
-/* Gives empty arenas above keep_bytes back to the kernel; returns the bytes given back. */
-uint64_t mb_pool_trim(mb_pool *pool);
+/* Gives empty arenas beyond keep_bytes back to the kernel; returns the bytes given back. */
+uint64_t mb_pool_trim(mb_pool *pool, uint64_t keep_bytes);
 
 /* ---- buffers ---------------------------------------------------------------------------------------- */
 

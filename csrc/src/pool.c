@@ -53,7 +53,8 @@ struct mb_pool {
   atomic_uint refs;     /* the owner, and one per live block */
   atomic_uint releases; /* picks the blocks whose guards are checked */
   bool closed;
-  mb_region *regions;
+  mb_region *regions; /* oldest first: what a burst has added runs empty again */
+  mb_region *last_region;
   mb_slab *partial[CLASSES];
   mb_slab *empty[CLASSES]; /* one empty slab per class is kept */
   mb_pool_stats stats;
@@ -126,7 +127,7 @@ static void span_give(mb_region *region, uint32_t first, uint32_t pages) {
 
 static mb_region *region_new(mb_pool *pool, uint64_t size, mb_error *error) {
   if (pool->config.max_bytes != 0 && pool->stats.arena_bytes + size > pool->config.max_bytes) {
-    mb__fail(error, MB_NOMEM, "buffer memory is limited to %llu MiB ([memory] max_mb) and in use",
+    mb__fail(error, MB_NOMEM, "buffer memory is limited to %llu MiB (memory.max) and in use",
              (unsigned long long)(pool->config.max_bytes >> 20));
     return NULL;
   }
@@ -147,9 +148,13 @@ static mb_region *region_new(mb_pool *pool, uint64_t size, mb_error *error) {
   region->bin_previous = words + 2 * (size_t)pages;
   for (uint32_t bin = 0; bin < BINS; bin++) region->bins[bin] = NO_PAGE;
   span_insert(region, 0, pages);
-  region->next = pool->regions;
-  if (pool->regions != NULL) pool->regions->previous = region;
-  pool->regions = region;
+  region->previous = pool->last_region;
+  if (region->previous != NULL) {
+    region->previous->next = region;
+  } else {
+    pool->regions = region;
+  }
+  pool->last_region = region;
   pool->stats.arenas++;
   pool->stats.arena_bytes += size;
   pool->empty_bytes += size;
@@ -162,7 +167,11 @@ static void region_free(mb_pool *pool, mb_region *region) {
   } else {
     pool->regions = region->next;
   }
-  if (region->next != NULL) region->next->previous = region->previous;
+  if (region->next != NULL) {
+    region->next->previous = region->previous;
+  } else {
+    pool->last_region = region->previous;
+  }
   pool->stats.arenas--;
   pool->stats.arena_bytes -= region->arena->size;
   pool->empty_bytes -= region->arena->size;
@@ -471,7 +480,7 @@ void mb_pool_get_stats(mb_pool *pool, mb_pool_stats *stats) {
   pthread_mutex_unlock(&pool->lock);
 }
 
-uint64_t mb_pool_trim(mb_pool *pool) {
+uint64_t mb_pool_trim(mb_pool *pool, uint64_t keep_bytes) {
   uint64_t before;
   pthread_mutex_lock(&pool->lock);
   before = pool->stats.arena_bytes;
@@ -486,7 +495,7 @@ uint64_t mb_pool_trim(mb_pool *pool) {
   for (mb_region *region = pool->regions; region != NULL; region = next) {
     next = region->next;
     bool is_empty = region->free_pages == region->pages;
-    if (is_empty && pool->empty_bytes > pool->config.keep_bytes) region_free(pool, region);
+    if (is_empty && pool->empty_bytes > keep_bytes) region_free(pool, region);
   }
   uint64_t after = pool->stats.arena_bytes;
   pthread_mutex_unlock(&pool->lock);

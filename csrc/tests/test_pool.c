@@ -47,9 +47,32 @@ static void test_pool(void) {
   mb_buffer *large = mb_buffer_new(pool, 9 << 20, &error);
   CHECK(large != NULL);
   mb_buffer_unref(large);
-  mb_pool_trim(pool);
+  mb_pool_trim(pool, 0);
   mb_pool_get_stats(pool, &stats);
   CHECK(stats.arena_bytes <= 8 << 20);
+  mb_pool_free(pool);
+}
+
+/* What a burst has added runs empty again: blocks come from the oldest arena that has room. */
+static void test_oldest_arena_first(void) {
+  mb_pool *pool = new_pool(0);
+  mb_buffer *full[9];
+  for (int at = 0; at < 9; at++) full[at] = mb_buffer_new(pool, 5 << 18, &error); /* three in an arena */
+  mb_pool_stats stats;
+  mb_pool_get_stats(pool, &stats);
+  CHECK(stats.arenas == 3);
+  for (int at = 1; at < 9; at++) mb_buffer_unref(full[at]);
+  for (int round = 0; round < 3; round++) {
+    mb_buffer *one = mb_buffer_new(pool, 5 << 18, &error);
+    mb_pool_trim(pool, 0);
+    mb_pool_get_stats(pool, &stats);
+    CHECK(stats.arenas == 1);
+    mb_buffer_unref(one);
+  }
+  mb_buffer_unref(full[0]);
+  mb_pool_trim(pool, 0);
+  mb_pool_get_stats(pool, &stats);
+  CHECK(stats.arenas == 0 && stats.arena_bytes == 0);
   mb_pool_free(pool);
 }
 
@@ -92,6 +115,7 @@ static void test_arena_is_sealed(void) {
 
 void test_pools(void) {
   test_pool();
+  test_oldest_arena_first();
   test_pool_limits();
   test_guards();
   test_arena_is_sealed();

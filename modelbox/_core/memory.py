@@ -131,9 +131,9 @@ class Pool:
         lib.mb_pool_get_stats(self.handle, raw)
         return PoolStats(**{item.name: getattr(raw, item.name) for item in fields(PoolStats)})
 
-    def trim(self) -> int:
-        """Gives empty arenas beyond what is kept back to the kernel; returns the bytes."""
-        return int(lib.mb_pool_trim(self.handle))
+    def trim(self, keep_bytes: int = 0) -> int:
+        """Gives empty arenas beyond `keep_bytes` back to the kernel; returns the bytes."""
+        return int(lib.mb_pool_trim(self.handle, keep_bytes))
 
     def new(self, size: int) -> CData:
         """A new unsealed mb_buffer * of `size` bytes. Raises OutOfMemoryError."""

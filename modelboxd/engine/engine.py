@@ -17,8 +17,9 @@ from modelbox._core.memory import check, new_error
 from modelbox.errors import ConfigError, DriverError, GraphError
 from modelbox.spec import UnitKind, UnitSpec
 from modelboxd.engine.builtin import BuiltinStep
-from modelboxd.engine.clock import Clock
+from modelboxd.engine.clock import Clock, IoClock
 from modelboxd.engine.job import Job, JobSettings
+from modelboxd.engine.leftovers import Leftovers
 from modelboxd.engine.native import NativeStep, SegmentStep
 from modelboxd.engine.output import OutputStep
 from modelboxd.engine.python_source import PythonSourceStep
@@ -81,8 +82,13 @@ class Engine:
         self._builtins: dict[str, type[BuiltinUnit]] = dict(builtins or {})
         self._inference = dict(inference or {})
         self._clock = clock
+        self._leftovers = Leftovers(IoClock(io), self._trim)
         self._libraries: dict[str, Any] = {}
         self._lock = threading.Lock()
+
+    def _trim(self) -> None:
+        self.pool.trim()
+        lib.mb_trim_malloc()
 
     # ---- jobs --------------------------------------------------------------------------------------------
 
@@ -103,6 +109,7 @@ class Engine:
             start_workers=self._start_workers,
             clock=self._clock,
         )
+        job.on_quiet = self._leftovers.touch
         by_node: dict[str, Step] = {}
         joined = [planned.first for planned in plan.steps if planned.kind == "output" and planned.first.match]
         for planned in plan.steps:

@@ -94,6 +94,7 @@ class Job:
         self.bytes = 0  # data that waits in queues
         self.limits = Limits(self)
         self.held: set[Step] = set()  # steps whose batches wait to become fuller
+        self.on_quiet: Callable[[], None] = lambda: None  # the last session has ended; lock held
         self.inline: deque[Step] = deque()
         self.after: deque[Callable[[], None]] = deque()
         self.state = JobState.CREATED
@@ -389,7 +390,10 @@ class Job:
             self.after.append(forget)
         self.sessions.discard(session)
         self.limits.trim()
-        if not self.sessions or self.state is JobState.DRAINING:
+        if not self.sessions:
+            self.on_quiet()
+            self.quiet.notify_all()
+        elif self.state is JobState.DRAINING:
             self.quiet.notify_all()
 
     def _notify_end(self, session: Session) -> None:

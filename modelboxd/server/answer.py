@@ -9,13 +9,13 @@ from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
 from aiohttp import web
-from aiohttp.http import SERVER_SOFTWARE
 
 SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "X-Frame-Options": "DENY",
 }
+SERVER = "modelbox"  # no versions: they tell attackers what to try
 FORBIDDEN = frozenset({"content-length", "transfer-encoding", "connection"})  # ours to say
 _EMPTY = frozenset({204, 304})  # never have a body
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
@@ -39,7 +39,7 @@ class _Clock:
             now = time.gmtime(second)
             clock = f"{now.tm_hour:02}:{now.tm_min:02}:{now.tm_sec:02}"
             date = f"{_DAYS[now.tm_wday]}, {now.tm_mday:02} {_MONTHS[now.tm_mon - 1]} {now.tm_year} {clock} GMT"
-            self._fields = f"\r\nDate: {date}\r\nServer: {SERVER_SOFTWARE}".encode()
+            self._fields = f"\r\nDate: {date}\r\nServer: {SERVER}".encode()
             self._second = second
         return self._fields
 
@@ -99,6 +99,7 @@ class Answer(NamedTuple):
     def response(self) -> web.Response:
         """The same for a handler of aiohttp."""
         response = web.Response(status=self.status, headers=self.headers.fields, body=self.body)
+        response.headers.setdefault("Server", SERVER)
         if self.close:
             response.headers["Connection"] = "close"
             response.force_close()

@@ -16,8 +16,10 @@ import socket
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 
 from modelboxd.server.answer import Answer, Headers, error_answer
+from modelboxd.server.bodies import FULL, Bodies
 from modelboxd.server.head import END, LINE_MAX, Head
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ log = logging.getLogger(__name__)
 
 HELD_MAX = 1 << 16  # bytes of further requests that wait here; then the client has to wait
 METHODS = (b"POST ", b"GET ", b"PUT ", b"DELETE ")
+HEAD_TOO_LARGE = error_answer(
+    431, f"the request line or a header is longer than {LINE_MAX} bytes, or there are too many headers", close=True
+)
+LINGER_S = 2.0  # what a client sends after its answer is read for so long
 TRIES = 4  # turns of the loop
 _FOREVER_S = 1e8
 # aiohttp's connection says by these two that it waits for a request. Without them it keeps what it was lent.
@@ -65,6 +71,8 @@ class Handling(web.RequestHandler):
             log.error("internal error while answering %s", request.remote, exc_info=exc)
         else:
             log.debug("no well-formed HTTP from %s: %s", request.remote, message)
+        if isinstance(exc, LineTooLong) or "too many headers" in str(exc).lower():
+            return HEAD_TOO_LARGE.response()
         text = "internal error" if status >= 500 else "the request is not well-formed HTTP"
         return error_answer(status, text, close=True).response()
 
@@ -86,6 +94,7 @@ class Port(Protocol):
     web: web.Server
     keepalive_s: float
     head_timeout_s: float
+    bodies: Bodies
 
     def judge(self, raw: bytes) -> Head | None:
         """The head with its unit; None: all is left to aiohttp."""
@@ -147,7 +156,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._transport = None
         self._held = b""
-        self._body = None
+        self._drop_body()
         self._port.left(self)
         reply, self._reply = self._reply, None
         if reply is not None:
@@ -211,8 +220,9 @@ class Connection(asyncio.Protocol):
             if isinstance(taken, Answer):
                 self._lend(data, head)  # it lets the rest of the body go by
                 return
-            self._reply, self._head, self._body = taken, head, bytearray(data[end:])
+            self._reply, self._head, self._body = taken, head, bytearray()
             head.direct.wait(taken)
+            self._gather(data[end:])
             return
         body = data[end:]
         if rest:
@@ -231,29 +241,52 @@ class Connection(asyncio.Protocol):
         assert head is not None
         need = head.length - len(body)
         if len(data) < need:
-            body += data
+            if self._port.bodies.take(len(data)):
+                body += data
+            else:
+                assert self._reply is not None
+                self._reply.give(FULL)
             return
+        self._drop_body()
         body += data[:need]
         self._held = data[need:]
-        self._body = None
         head.direct.run(self._reply, head.prepared, body)
+
+    def _drop_body(self) -> None:
+        """What was gathered is not ours any more."""
+        if self._body is not None:
+            self._port.bodies.give(len(self._body))
+            self._body = None
 
     def put(self, status: int, headers: Headers, body: Any, close: bool) -> None:
         """The answer to the request under way."""
         head, self._head = self._head, None
-        self._reply = self._body = None
+        is_sending = self._body is not None
+        self._reply = None
+        self._drop_body()
         self._since = 0.0
         transport = self._transport
         if transport is None:
             return
-        close = close or (head is not None and head.close)
+        # Before the whole body was there: what follows could not be told from the next request.
+        close = close or is_sending or (head is not None and head.close)
         transport.write(headers.message(status, body, close))
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
-        if close or self._stopping:
+        if is_sending and transport.can_write_eof():
+            self._linger()
+        elif close or self._stopping:
             self._end()
         elif self._held:
             self._port.loop.call_soon(self._go_on)
+
+    def _linger(self) -> None:
+        """Closes later: the system would drop an answer that a client who is still sending has not read yet."""
+        assert self._transport is not None
+        self._stopping = True
+        self._held = b""
+        self._transport.write_eof()
+        self._port.loop.call_later(LINGER_S, self._end)
 
     def _end(self) -> None:
         """Closes when everything is written; nothing that still comes is looked at."""
@@ -391,7 +424,8 @@ class Connection(asyncio.Protocol):
             self._gone = self._port.loop.create_future()
             await asyncio.wait([self._gone], timeout=limit_s)
             if self._reply is reply:
-                self._reply = self._body = None
+                self._reply = None
+                self._drop_body()
                 reply.gone()
         if not self._lent:
             self._end()

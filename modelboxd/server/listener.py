@@ -20,6 +20,7 @@ from aiohttp import web
 
 from modelbox.errors import ConfigError
 from modelboxd.server.answer import error_answer
+from modelboxd.server.bodies import Bodies
 from modelboxd.server.connection import Connection, Direct
 from modelboxd.server.head import Head, HeadReader
 
@@ -69,8 +70,11 @@ class Route:
 class _Port:
     """One bound address."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, keepalive_s: float, head_timeout_s: float) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, bodies: Bodies, keepalive_s: float, head_timeout_s: float
+    ) -> None:
         self.loop = loop
+        self.bodies = bodies
         self.keepalive_s = keepalive_s
         self.head_timeout_s = head_timeout_s
         self.routes: dict[str, tuple[Handler, Direct | None]] = {}
@@ -183,8 +187,17 @@ class _Port:
 class Listeners:
     """All HTTP ports of the daemon."""
 
-    def __init__(self, io: IoThread, *, close_timeout_s: float = 5.0, head_timeout_s: float = HEAD_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        io: IoThread,
+        *,
+        close_timeout_s: float = 5.0,
+        head_timeout_s: float = HEAD_TIMEOUT_S,
+        bodies_limit: int = 0,
+    ) -> None:
+        """`bodies_limit`: bytes of all bodies that are still coming in; 0: no limit."""
         self._io = io
+        self.bodies = Bodies(bodies_limit)
         self._head_timeout_s = head_timeout_s
         self._close_timeout_s = close_timeout_s
         self._ports: dict[tuple[str, int], _Port] = {}
@@ -220,7 +233,7 @@ class Listeners:
         address = (host, port)
         there = self._ports.get(address) if port else None
         if there is None:
-            made = there = _Port(self._io.loop, keepalive_s, self._head_timeout_s)
+            made = there = _Port(self._io.loop, self.bodies, keepalive_s, self._head_timeout_s)
             there.tls = tls
             context = tls.context() if tls else None
             try:

@@ -18,6 +18,7 @@ from modelboxd.engine.feed import CoreList
 from modelboxd.engine.unit import Entry, Services, SourceUnit
 from modelboxd.graph.model import Node
 from modelboxd.server.answer import Answer, Headers, error_answer
+from modelboxd.server.bodies import FULL
 from modelboxd.server.head import Head, RawHeaders
 from modelboxd.server.listener import STOPPING, Route, Tls
 from modelboxd.server.reply import Reply
@@ -245,6 +246,8 @@ class HttpSource(SourceUnit):
         """The answer to a request that is never counted, or None."""
         if request.method not in METHODS:
             return error_answer(405, f"method {request.method} is not allowed", headers=ALLOW)
+        if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+            return error_answer(501, "of transfer encodings only chunked is known", close=True)
         if request.rel_url.path == self.endpoint.prefix + "/health":
             return HEALTH
         return None
@@ -286,14 +289,20 @@ class HttpSource(SourceUnit):
             return body
         _tell_to_go_on(request)
         collected = bytearray()
-        async with asyncio.timeout(self.limit_s):
-            while True:
-                chunk = await content.readany()
-                if not chunk:
-                    return collected
-                collected += chunk
-                if len(collected) > self.max_body:
-                    raise TooLarge
+        bodies = self.services.listeners.bodies
+        try:
+            async with asyncio.timeout(self.limit_s):
+                while True:
+                    chunk = await content.readany()
+                    if not chunk:
+                        return collected
+                    if len(collected) + len(chunk) > self.max_body:
+                        raise TooLarge
+                    if not bodies.take(len(chunk)):
+                        raise Refused(FULL)
+                    collected += chunk
+        finally:
+            bodies.give(len(collected))
 
     def _meta(self, method: str, uri: str, raw_headers: RawHeaders, size: int) -> bytes:
         """The meta of a request. Raises Refused when its headers are too large."""

@@ -1,4 +1,4 @@
-"""The CPU count follows affinity and cgroup quotas."""
+"""CPUs follow affinity and cgroup quotas, memory the machine and cgroup limits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modelboxd.cpus import cgroup_quota, cpu_count
+from modelboxd.cpus import cgroup_quota, cpu_count, memory_bytes
 
 
 def group(root: Path, name: str, **files: str) -> None:
@@ -46,3 +46,17 @@ def test_no_quota(tmp_path: Path, text: str) -> None:
     member.write_text(text)
     assert cgroup_quota(tmp_path, member) == 0.0
     assert cpu_count(tmp_path, member) == len(os.sched_getaffinity(0))
+
+
+def test_memory_takes_the_smallest_limit(tmp_path: Path) -> None:
+    member, machine, root = tmp_path / "member", tmp_path / "meminfo", tmp_path / "cgroup"
+    machine.write_text("MemTotal:        2048 kB\nMemFree:  1 kB\n")
+    assert memory_bytes(root, tmp_path / "none", machine) == 2 << 20
+    member.write_text("0::/a/b\n")
+    group(root, "a/b", memory_max="max\n")
+    assert memory_bytes(root, member, machine) == 2 << 20
+    group(root, "a", memory_max="1048576\n")
+    assert memory_bytes(root, member, machine) == 1 << 20
+    member.write_text("4:cpu,cpuacct:/x\n3:memory:/y\n")
+    group(root / "memory", "y", memory_limit_in_bytes="4096\n")
+    assert memory_bytes(root, member, machine) == 4096

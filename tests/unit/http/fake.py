@@ -86,11 +86,11 @@ class FakeEntry:
 class Bench:
     """Makes units on one I/O thread and one set of listeners."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, bodies_limit: int = 0) -> None:
         self.io = IoThread()
         self.io.start()
         self.pool = Pool(guard_all=True)
-        self.listeners = Listeners(self.io, close_timeout_s=0.5)
+        self.listeners = Listeners(self.io, close_timeout_s=0.5, bodies_limit=bodies_limit)
         self.services = Services("job", self.pool, self.io, self.listeners, 2, 2)
         self._started: list[Any] = []
         self._routes: list[Route] = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import socket
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -171,10 +173,10 @@ def test_a_full_graph(bench: Bench) -> None:
 def test_no_memory(bench: Bench) -> None:
     unit, entry = bench.serve()
     with Client(unit.port) as client:
-        entry.refuse = lambda: OutOfMemoryError("buffer memory is limited to 1 MiB ([memory] max_mb) and in use")
+        entry.refuse = lambda: OutOfMemoryError("buffer memory is limited to 1 MiB (memory.max) and in use")
         answer = client.post(b"x")
         assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-        assert "max_mb" not in answer.json()["error_msg"]
+        assert "memory.max" not in answer.json()["error_msg"]
         entry.refuse = None
         assert client.post(b"x").status == 200
 
@@ -186,8 +188,52 @@ def test_headers_beyond_all_measure(bench: Bench) -> None:
         assert client.post(b"x", headers=many).status == 431
         assert client.post(b"x").body == b"x"
     with Client(unit.port) as client:
-        assert client.send(b"POST /v1 HTTP/1.1\r\nX: " + b"v" * 40_000).answer().status == 400
+        assert client.send(b"POST /v1 HTTP/1.1\r\nX: " + b"v" * 40_000).answer().status == 431
+    with Client(unit.port) as client:
+        assert client.post(b"x", headers="".join(f"X-{number}: v\r\n" for number in range(300))).status == 431
+    with Client(unit.port) as client:
+        assert client.post(b"x", path="/v1?" + "x" * 20_000).status == 431
     assert len(entry.sessions) == 1
+
+
+def test_transfer_encodings_that_nobody_undoes(bench: Bench) -> None:
+    unit, entry = bench.serve()
+    with Client(unit.port) as client:
+        client.send(b"POST /v1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+        answer = client.answer()
+        assert (answer.status, answer.json()["error_msg"]) == (501, "of transfer encodings only chunked is known")
+    assert entry.sessions == []
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.005)
+
+
+def test_bodies_of_all_connections_together() -> None:
+    """What comes in is bounded, by whatever way it comes; the others go on, and all is given back."""
+    bench = Bench(bodies_limit=100_000)
+    unit, _ = bench.serve()
+    bodies = bench.listeners.bodies
+    with Client(unit.port) as slow, Client(unit.port) as large, Client(unit.port) as chunked:
+        slow.send(b"POST /v1 HTTP/1.1\r\nHost: x\r\nContent-Length: 60001\r\n\r\n" + b"x" * 60_000)
+        wait_until(lambda: bodies.held == 60_000)
+        answer = large.send(b"POST /v1 HTTP/1.1\r\nHost: x\r\nContent-Length: 90001\r\n\r\n" + b"x" * 90_000).answer()
+        assert (answer.status, answer.headers["Retry-After"], answer.headers["Connection"]) == (503, "1", "close")
+        assert large.at_end()
+        chunk = b"7000\r\n" + b"x" * 0x7000 + b"\r\n"
+        chunked.send(b"POST /v1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk * 2)
+        answer = chunked.answer()
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+        assert slow.send(b"x").answer().body == b"x" * 60_001
+        assert slow.post(b"x" * 90_000).status == 200
+    with Client(unit.port) as client:
+        client.send(b"POST /v1 HTTP/1.1\r\nHost: x\r\nContent-Length: 60001\r\n\r\n" + b"x" * 50_000)
+        wait_until(lambda: bodies.held == 50_000)
+    wait_until(lambda: bodies.held == 0)
+    bench.close()
 
 
 # ---- time -------------------------------------------------------------------------------------------------------
@@ -275,7 +321,7 @@ def test_what_is_no_http(bench: Bench, caplog: pytest.LogCaptureFixture, junk: b
     unit, entry = bench.serve()
     with Client(unit.port) as client:
         answer = client.send(junk).answer()
-        assert answer.status == 400
+        assert answer.status == (431 if len(junk) > 16384 else 400)
         assert set(answer.json()) == {"error_code", "error_msg"}
         assert client.at_end()
     with Client(unit.port) as client:
