@@ -107,6 +107,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 def _check(settings: Settings, graphs: list[Path], dot: bool) -> int:
     from modelboxd import daemon
     from modelboxd.graph.show import plan_dot, plan_table
+    from modelboxd.jobs.sources import graph_files
 
     logging.disable(logging.CRITICAL)
     code = 0
@@ -130,22 +131,10 @@ def _print_warnings(warnings: Sequence[ModelBoxError]) -> None:
         print(f"modelbox: warning: {warning}", file=sys.stderr)
 
 
-def graph_files(settings: Settings) -> list[Path]:
-    """The graphs that start with the service: graph.conf beside the configuration, flow_path, applications."""
-    base = Path(settings.file).parent if settings.file else paths.config_file().parent
-    found = [base / "graph.conf"] if (base / "graph.conf").exists() else []
-    flow_path = Path(settings.server.flow_path) if settings.server.flow_path else base / "graph"
-    found += sorted(path for path in flow_path.glob("*") if path.suffix in (".toml", ".json"))
-    if settings.server.application_root:
-        found += sorted(Path(settings.server.application_root).glob("*/graph/*.toml"))
-        found += sorted(Path(settings.server.application_root).glob("*/graph/*.json"))
-    return [path for path in found if "DISABLED_" not in path.name]
-
-
 def _serve(settings: Settings, options: argparse.Namespace) -> int:
     from modelboxd.daemon import Daemon
 
-    graphs = [Path(name).resolve() for name in options.graph] or graph_files(settings)
+    graphs = [Path(name).resolve() for name in options.graph]
     foreground = options.f or options.V or systemd.is_supervised()
     logs.set_up(settings.log, verbose=options.V, background=not foreground)
     faulthandler.enable()

@@ -41,6 +41,17 @@ def config_file() -> Path:
     return root() / "etc/modelbox/modelbox.conf"
 
 
+def state_dir() -> Path:
+    """Where jobs made over the API are kept: /var/lib/modelbox, or for an ordinary user a directory of their own."""
+    given = os.environ.get("MODELBOX_STATE_DIR")
+    if given:
+        return Path(given)
+    system = root() / "var/lib/modelbox"
+    if os.environ.get("MODELBOX_ROOT") or os.geteuid() == 0 or os.access(system, os.W_OK):
+        return system
+    return _own("XDG_STATE_HOME", ".local/state") or system
+
+
 def cache_dir() -> Path:
     """Where the driver scan is remembered: private to this user."""
     given = os.environ.get("MODELBOX_CACHE_DIR")
@@ -48,13 +59,18 @@ def cache_dir() -> Path:
         return Path(given)
     if os.geteuid() == 0 and (root() / "var/cache/modelbox").is_dir():
         return root() / "var/cache/modelbox"
-    base = os.environ.get("XDG_CACHE_HOME")
+    return _own("XDG_CACHE_HOME", ".cache") or root() / "var/cache/modelbox"
+
+
+def _own(variable: str, below_home: str) -> Path | None:
+    """A directory of this user; None for a container's user without a home."""
+    base = os.environ.get(variable)
     if base:
         return Path(base) / "modelbox"
     home = os.environ.get("HOME")
     if not home:
         try:
             home = pwd.getpwuid(os.geteuid()).pw_dir
-        except KeyError:  # a container's user without an entry
-            return root() / "var/cache/modelbox"
-    return Path(home) / ".cache/modelbox"
+        except KeyError:
+            return None
+    return Path(home) / below_home / "modelbox"

@@ -58,6 +58,23 @@ class ServerSettings:
 
     ip: str = option("127.0.0.1", "address of the REST listener")
     port: int = option(1104, "port of the REST listener", least=0, most=65535)
+    api: bool = option(True, "switch of the REST listener")
+    state_dir: str = option(
+        "", "where jobs made over the REST listener are kept; empty = /var/lib/modelbox or your own"
+    )
+    hosts: tuple[str, ...] = option(
+        (), "names by which clients may call the REST listener, beside its own and addresses"
+    )
+    origins: tuple[str, ...] = option((), "web pages that may use the REST listener, such as https://example.com")
+    tokens: str = option("", "file of the tokens that clients need (modelbox-tool token); empty = none needed")
+    cert: str = option("", "certificate file: the REST listener speaks https")
+    key: str = option("", "its key file")
+    client_ca: str = option("", "certificates that sign those of clients, who then need one")
+    client_role: str = option("admin", "what a client with a certificate may do", words=("read", "operate", "admin"))
+    max_body: int = option(64 << 20, "bytes of a request's body", least=1024, unit="bytes")
+    max_connections: int = option(4096, "connections to the REST listener", least=1)
+    max_rate: int = option(0, "requests per second of one client address; 0 = no limit", least=0)
+    body_timeout: int = option(30, "seconds that a request's body may take", least=1, unit="s")
     flow_path: str = option("", "directory of graphs that start with the service; empty = graph/ beside this file")
     application_root: str = option("", "applications: <root>/*/graph/*.toml start with the service")
     user: str = option("", "user to become after start")
@@ -73,6 +90,7 @@ class DriverSettings:
     skip_default: bool = option(
         False, "accepted, without effect: the default directory is looked at last", key="skip-default"
     )
+    api_dir: tuple[str, ...] = option((), "directories that jobs made over the REST listener may name, beside dir")
     probe_timeout: int = option(10, "seconds that a library may take to describe itself", least=1, unit="s")
 
 
@@ -89,6 +107,12 @@ class EngineSettings:
     max_queue_bytes: int = option(0, "bytes that may wait in all queues of a job; 0 = no limit", least=0, unit="bytes")
     session_timeout: int = option(
         0, "seconds that a session may take, where a graph does not say; 0 = no limit", least=0, unit="s"
+    )
+    stall_timeout: int = option(
+        30,
+        "seconds without progress of a thread, while work waits, after which the server is not ready",
+        least=1,
+        unit="s",
     )
     cpus: tuple[str, ...] = option((), "CPU numbers to bind the engine's threads to; empty = no binding")
 
@@ -135,6 +159,7 @@ class AclSettings:
     """Who may use the REST listener."""
 
     allow: tuple[str, ...] = option((), "addresses or CIDR ranges; empty = those that can reach it")
+    insecure: bool = option(False, "serve other machines without tokens or client certificates")
 
 
 @dataclass(frozen=True, slots=True)

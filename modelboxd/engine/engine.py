@@ -92,12 +92,13 @@ class Engine:
 
     # ---- jobs --------------------------------------------------------------------------------------------
 
-    def create_job(self, name: str, plan: model.Plan) -> Job:
-        """A job that is ready to start(). Raises GraphError, DriverError, ConfigError."""
+    def create_job(self, name: str, plan: model.Plan, *, listeners: Any = None) -> Job:
+        """A job that is ready to start(); `listeners` in place of those of the engine. Raises GraphError, DriverError,
+        ConfigError."""
         graph, settings = plan.graph, self._job_settings
         if graph.session_timeout_s is not None:
             settings = replace(settings, session_timeout_s=graph.session_timeout_s)
-        services = Services(name, self.pool, self.io, self._listeners, self._cpus, self.executor.threads)
+        services = Services(name, self.pool, self.io, listeners or self._listeners, self._cpus, self.executor.threads)
         job = Job(
             name,
             self.executor,

@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from modelbox._core import lib
@@ -27,6 +28,7 @@ class Executor:
         self._order = itertools.count()
         self._changed = threading.Condition(threading.Lock())
         self._idle = 0
+        self._since = [0.0] * threads  # since when each thread is at one call; 0 = it is not
         self._closed = False
         self._threads = [
             threading.Thread(target=self._main, args=(number,), name=f"{name}-{number}", daemon=True)
@@ -60,6 +62,13 @@ class Executor:
             if self._idle:
                 self._changed.notify()
 
+    def stalled(self, limit_s: float) -> list[tuple[int, float]]:
+        """(number, seconds) of each thread that is at one call for longer than that, while other calls wait."""
+        if not self._queue:
+            return []
+        now = time.monotonic()
+        return [(number, now - since) for number, since in enumerate(self._since) if since and now - since > limit_s]
+
     def queued(self) -> int:
         """How many calls wait for a thread."""
         return len(self._queue)
@@ -70,12 +79,14 @@ class Executor:
             os.sched_setaffinity(threading.get_native_id(), {self._cpus[number % len(self._cpus)]})
         while True:
             with self._changed:
+                self._since[number] = 0.0
                 while not self._queue:
                     if self._closed:
                         return
                     self._idle += 1
                     self._changed.wait()
                     self._idle -= 1
+                self._since[number] = time.monotonic()
                 function = heapq.heappop(self._queue)[2]
             try:
                 function()

@@ -101,6 +101,7 @@ class Job:
         self.error: ModelBoxError | None = None
         self._settling = threading.local()
         self._soon = False  # I/O thread only
+        self._is_ending = False
         self._stopping: threading.Thread | None = None  # a stop that a unit has asked for
 
     def start_workers(
@@ -147,17 +148,23 @@ class Job:
                 return error
         return None
 
-    def stop(self, drain_timeout_s: float | None = None) -> int:
+    def stop(self, drain_timeout_s: float | None = None, *, handed_over: bool = False) -> int:
         """Takes no more work, waits for what is under way, closes all units.
 
+        With `handed_over` new work goes elsewhere already: then what has half arrived here is waited for, too.
         Returns how many sessions were cut off because the drain deadline passed. Not from the I/O thread.
         """
-        if self.state is not JobState.RUNNING:
-            return 0
+        limit = self.settings.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
+        with self.lock:
+            if self.state is not JobState.RUNNING or self._is_ending:
+                return 0
+            self._is_ending = True
+        if handed_over:
+            for source in self.sources:
+                source.finish_arriving(limit)
         self.state = JobState.DRAINING
         for source in self.sources:
             source.stop()
-        limit = self.settings.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
         lost = self._drain(limit)
         self._close_steps(self.steps)
         self.state = JobState.STOPPED
@@ -171,6 +178,10 @@ class Job:
             self._stopping = threading.Thread(target=self.stop, args=(0.0,), name="mb-stop", daemon=True)
         log.warning("job '%s' stops: %s", self.name, reason, extra={"job": self.name})
         self._stopping.start()
+
+    def troubles(self) -> list[tuple[str, str]]:
+        """(node, reason) of every node where work cannot go on for now. [any thread]"""
+        return [(step.name, reason) for step in self.steps for reason in (step.trouble(),) if reason]
 
     @property
     def is_starting(self) -> bool:

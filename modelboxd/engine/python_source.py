@@ -47,6 +47,9 @@ class PythonSourceStep(WorkerStep):
                 self._enter(worker, number, items)
         self.job.settle()
 
+    def finish_arriving(self, limit_s: float) -> None:
+        """See SourceUnit.finish_arriving(): nothing comes from outside."""
+
     def stop(self) -> None:
         """Lets no new session in, and ends those under way: the unit would go on for ever."""
         with self.job.lock:

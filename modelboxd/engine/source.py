@@ -203,6 +203,10 @@ class SourceStep(EntryStep):
         self.accepting = True
         self.unit.start(SourceEntry(self))
 
+    def finish_arriving(self, limit_s: float) -> None:
+        """See SourceUnit.finish_arriving()."""
+        self.unit.finish_arriving(limit_s)
+
     def stop(self) -> None:
         """Refuses new sessions; those under way go on."""
         self.accepting = False

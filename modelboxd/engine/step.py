@@ -136,6 +136,10 @@ class Step:
     def open(self) -> None:
         """Opens the units; raises ModelBoxError. No lock held."""
 
+    def trouble(self) -> str:
+        """Why work cannot go on here for now; "" when it can. [any thread]"""
+        return ""
+
     def close(self) -> None:
         """Closes the units after the last run. No lock held."""
 

@@ -145,6 +145,10 @@ class SourceUnit(BuiltinUnit):
         """Begin to produce; called once after every node of the job is open. Must not block."""
         raise NotImplementedError
 
+    def finish_arriving(self, limit_s: float) -> None:
+        """Nothing new comes any more, since another job has taken the place of this one: returns when what has half
+        arrived is a session, or after `limit_s`."""
+
     def stop(self) -> None:
         """Stop taking new work; sessions under way go on. Returns when no new session can start."""
         raise NotImplementedError

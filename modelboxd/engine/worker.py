@@ -61,6 +61,12 @@ class WorkerStep(Step):
         if self._group is not None:
             self._group.close(self.job.settings.close_timeout_s)
 
+    def trouble(self) -> str:
+        group = self._group
+        if group is None or any(worker.alive and worker.ready for worker in group.workers):
+            return ""
+        return "no worker process is there"
+
     @property
     def group(self) -> WorkerGroup:
         assert self._group is not None

@@ -61,16 +61,19 @@ def _read_text(path: Path) -> str:
         raise GraphError(f"{path}: is not UTF-8 text (byte {error.start})") from None
 
 
-def parse_graph(text: str, name: str) -> GraphSpec:
-    """Parses the text of a graph file called `name`. Raises GraphError."""
+def parse_graph(text: str, name: str, *, untrusted: bool = False) -> GraphSpec:
+    """Parses the text of a graph file called `name`. An `untrusted` one may not name files that are read, nor see the
+    environment (but for MODELBOX_ROOT). Raises GraphError."""
     try:
-        return _parse_graph(text.replace("\r\n", "\n"), name)
+        return _parse_graph(text.replace("\r\n", "\n"), name, untrusted)
     except RecursionError:
         raise GraphError("the file is nested too deeply", where=Where(name)) from None
 
 
-def _parse_graph(text: str, name: str) -> GraphSpec:
+def _parse_graph(text: str, name: str, untrusted: bool = False) -> GraphSpec:
     data = _parse_file(text, name)
+    if untrusted:
+        _check_untrusted(data, text, name)
     warnings = _unknown_keys(data, text, name)
     graph = _section(data, "graph", text, name)
     driver = _section(data, "driver", text, name)
@@ -106,6 +109,24 @@ def _parse_graph(text: str, name: str) -> GraphSpec:
         args=_args(_section(data, "args", text, name), text, name),
         warnings=warnings,
     )
+
+
+def _check_untrusted(data: dict[str, Any], text: str, name: str) -> None:
+    graph = data.get("graph", {})
+    if isinstance(graph, dict) and "graphconffilepath" in graph:
+        where = _where(text, name, "graph.graphconffilepath")
+        raise GraphError("graph.graphconffilepath is not allowed here", where=where, hint="use graphconf")
+    waiting: list[Any] = [data]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += ["\n".join(value)] if all(isinstance(item, str) for item in value) else value
+        elif isinstance(value, str):
+            for match in _VARIABLE.finditer(value):
+                if not match[1] and match[2] != "MODELBOX_ROOT":
+                    raise GraphError(f"${{{match[2]}}}: the environment is not to be read here", where=Where(name))
 
 
 def expand(text: str, where: Where) -> str:

@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
 from modelboxd.server.answer import Answer, Headers, error_answer
-from modelboxd.server.bodies import FULL, Bodies
+from modelboxd.server.body import FULL, Bodies
 from modelboxd.server.head import END, LINE_MAX, Head
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from aiohttp import web
 
 from modelbox.errors import ConfigError
 from modelboxd.server.answer import error_answer
-from modelboxd.server.bodies import Bodies
+from modelboxd.server.body import Bodies
 from modelboxd.server.connection import Connection, Direct
 from modelboxd.server.head import Head, HeadReader
 
@@ -42,12 +42,13 @@ class Tls:
     cert: str
     key: str
     password: str = ""
+    client_ca: str = ""  # certificates that sign those of clients, who then need one
 
     def context(self) -> ssl.SSLContext:
         """Raises ConfigError when the files cannot be used."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        for file in (self.cert, self.key):
+        for file in (self.cert, self.key, *filter(None, [self.client_ca])):
             if not Path(file).is_file():
                 raise ConfigError(f"certificate or key file {file} does not exist")
         try:
@@ -55,6 +56,12 @@ class Tls:
             context.load_cert_chain(self.cert, self.key, password=self.password)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(f"cannot use certificate {self.cert} with key {self.key}: {error}") from None
+        if self.client_ca:
+            try:
+                context.load_verify_locations(self.client_ca)
+            except (OSError, ssl.SSLError) as error:
+                raise ConfigError(f"cannot use the certificates of {self.client_ca}: {error}") from None
+            context.verify_mode = ssl.CERT_REQUIRED
         return context
 
 
@@ -77,7 +84,8 @@ class _Port:
         self.bodies = bodies
         self.keepalive_s = keepalive_s
         self.head_timeout_s = head_timeout_s
-        self.routes: dict[str, tuple[Handler, Direct | None]] = {}
+        self.routes: dict[str, tuple[Handler, Direct | None, Route]] = {}
+        self.exclusive = False
         self.tls: Tls | None = None
         self.stopping = False
         self.web = web.Server(self._dispatch, handler_cancellation=True)
@@ -93,16 +101,21 @@ class _Port:
 
     # ---- routes ---------------------------------------------------------------------------------------------
 
-    def add(self, prefix: str, handler: Handler, direct: Direct | None) -> None:
-        self.routes[prefix] = handler, direct
+    def add(self, route: Route, handler: Handler, direct: Direct | None) -> None:
+        """From now on requests go there, in place of where they went before."""
+        self.routes[route.prefix] = handler, direct, route
         self._heads.clear()  # they know their unit
 
-    def remove(self, prefix: str) -> bool:
-        """Whether it was there."""
+    def remove(self, route: Route) -> bool:
+        """Whether it was there; not when another one has taken its place."""
+        found = self.routes.get(route.prefix)
+        if found is None or found[2] is not route:
+            return False
+        del self.routes[route.prefix]
         self._heads.clear()
-        return self.routes.pop(prefix, None) is not None
+        return True
 
-    def _find(self, path: str) -> tuple[Handler, Direct | None] | None:
+    def _find(self, path: str) -> tuple[Handler, Direct | None, Route] | None:
         """The handler of the longest prefix on segment borders."""
         routes = self.routes
         path = path.rstrip("/")
@@ -212,13 +225,15 @@ class Listeners:
         direct: Direct | None = None,
         tls: Tls | None = None,
         keepalive_s: float = 200.0,
+        exclusive: bool = False,
     ) -> Route:
         """Binds the address if it is not ours yet and routes `prefix` (and what is below it) to `handler`, plain
-        requests to `direct` if there is one.
+        requests to `direct` if there is one. Nobody else gets a route on an `exclusive` address.
 
         Not from the I/O thread. Raises ConfigError: port in use, prefix taken, bad certificate.
         """
-        return self._io.run(self._acquire(host, port, prefix.rstrip("/"), handler, direct, tls, keepalive_s))
+        prefix = prefix.rstrip("/")
+        return self._io.run(self._acquire(host, port, prefix, handler, direct, tls, keepalive_s, exclusive))
 
     async def _acquire(
         self,
@@ -229,12 +244,13 @@ class Listeners:
         direct: Direct | None,
         tls: Tls | None,
         keepalive_s: float,
+        exclusive: bool,
     ) -> Route:
         address = (host, port)
         there = self._ports.get(address) if port else None
         if there is None:
             made = there = _Port(self._io.loop, self.bodies, keepalive_s, self._head_timeout_s)
-            there.tls = tls
+            there.tls, there.exclusive = tls, exclusive
             context = tls.context() if tls else None
             try:
                 there.server = await self._io.loop.create_server(
@@ -250,12 +266,28 @@ class Listeners:
             if not port:
                 address = (host, there.server.sockets[0].getsockname()[1])
             self._ports[address] = there
+        elif there.exclusive or exclusive:
+            what = "the API of this server" if there.exclusive else "HTTP units"
+            raise ConfigError(f"{host}:{port} is used by {what}", hint="choose another port")
         elif there.tls != tls:
             raise ConfigError(f"{host}:{port} is served with another certificate or without one already")
         if prefix in there.routes:
             raise ConfigError(f"{host}:{port}{prefix or '/'} is taken by another node")
-        there.add(prefix, handler, direct)
-        return Route(address, prefix, address[1])
+        route = Route(address, prefix, address[1])
+        there.add(route, handler, direct)
+        return route
+
+    def replace(self, routes: Sequence[tuple[Route, Handler, Direct | None]]) -> None:
+        """Requests that come from now on go to these handlers instead; all at once. Not from the I/O thread."""
+        self._io.run(self._replace(routes))
+
+    async def _replace(self, routes: Sequence[tuple[Route, Handler, Direct | None]]) -> None:
+        for route, handler, direct in routes:
+            self._ports[route.address].add(route, handler, direct)
+
+    def tls_of(self, route: Route) -> Tls | None:
+        """How its address is secured."""
+        return self._ports[route.address].tls
 
     def stop(self) -> None:
         """The server stops: requests to units that are gone get 503, not 404. Not from the I/O thread."""
@@ -272,11 +304,73 @@ class Listeners:
 
     async def _release(self, route: Route) -> None:
         port = self._ports.get(route.address)
-        if port is None or not port.remove(route.prefix) or port.routes:
+        if port is None or not port.remove(route) or port.routes:
             return
         del self._ports[route.address]
         port.stopping = True
         await port.close(self._close_timeout_s)
+
+
+class Endpoints:
+    """The HTTP endpoints of one job; what its units see of Listeners. One that replaces another job (`before`) gets the
+    endpoints that both have with switch(), and until then none of their requests."""
+
+    def __init__(self, listeners: Listeners, before: Endpoints | None = None) -> None:
+        self._listeners = listeners
+        self._before = before
+        self._asked: list[tuple[str, int, Route]] = []  # host and port as the graph has them
+        self._pending: list[tuple[Route, Handler, Direct | None]] = []
+
+    def acquire(
+        self,
+        host: str,
+        port: int,
+        prefix: str,
+        handler: Handler,
+        *,
+        direct: Direct | None = None,
+        tls: Tls | None = None,
+        keepalive_s: float = 200.0,
+    ) -> Route:
+        """See Listeners.acquire()."""
+        prefix = prefix.rstrip("/")
+        there = self._before.find(host, port, prefix) if self._before else None
+        if there is None:
+            route = self._listeners.acquire(
+                host, port, prefix, handler, direct=direct, tls=tls, keepalive_s=keepalive_s
+            )
+        else:
+            if self._listeners.tls_of(there) != tls:
+                hint = "stop the job first, then start it with the new certificate"
+                raise ConfigError(f"{host}:{port} is served with another certificate or without one", hint=hint)
+            if any(route.prefix == prefix and route.address == there.address for route, _, _ in self._pending):
+                raise ConfigError(f"{host}:{port}{prefix or '/'} is taken by another node")
+            route = Route(there.address, prefix, there.port)
+            self._pending.append((route, handler, direct))
+        self._asked.append((host, port, route))
+        return route
+
+    def find(self, host: str, port: int, prefix: str) -> Route | None:
+        """What acquire() gave for this endpoint."""
+        for asked_host, asked_port, route in self._asked:
+            if (asked_host, asked_port, route.prefix) == (host, port, prefix):
+                return route
+        return None
+
+    def switch(self) -> None:
+        """Takes over. Not from the I/O thread."""
+        pending, self._pending = self._pending, []
+        self._before = None
+        if pending:
+            self._listeners.replace(pending)
+
+    def release(self, route: Route) -> None:
+        """See Listeners.release(); an endpoint that another job has taken over stays."""
+        self._asked = [item for item in self._asked if item[2] is not route]
+        if any(item[0] is route for item in self._pending):
+            self._pending = [item for item in self._pending if item[0] is not route]
+        else:
+            self._listeners.release(route)
 
 
 def _reason(error: Exception) -> str:
@@ -286,4 +380,4 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-__all__ = ["Handler", "Listeners", "Route", "Tls"]
+__all__ = ["Endpoints", "Handler", "Listeners", "Route", "Tls"]

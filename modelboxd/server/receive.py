@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 
 from modelbox import meta
 from modelbox._core.memory import packed_list
@@ -18,7 +18,7 @@ from modelboxd.engine.feed import CoreList
 from modelboxd.engine.unit import Entry, Services, SourceUnit
 from modelboxd.graph.model import Node
 from modelboxd.server.answer import Answer, Headers, error_answer
-from modelboxd.server.bodies import FULL
+from modelboxd.server.body import Refused, TooLarge, read_body
 from modelboxd.server.head import Head, RawHeaders
 from modelboxd.server.listener import STOPPING, Route, Tls
 from modelboxd.server.reply import Reply
@@ -59,18 +59,6 @@ def parse_endpoint(text: str, node: Node) -> Endpoint:
     return Endpoint(parts.hostname, number, parts.path.rstrip("/"), secure, text)
 
 
-class TooLarge(Exception):
-    """The body is beyond max_body_size."""
-
-
-class Refused(Exception):
-    """The request is answered with `answer`."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(answer.status)
-        self.answer = answer
-
-
 class _Waiter:
     """A handler of aiohttp that waits for its answer."""
 
@@ -106,6 +94,8 @@ class HttpSource(SourceUnit):
         self._route: Route | None = None
         self._waiting: dict[Reply, None] = {}  # by deadline, since all wait equally long
         self._timer: asyncio.TimerHandle | None = None
+        self._arriving: set[Reply] = set()  # of which there is no session yet
+        self._emptied: asyncio.Future[None] | None = None
         # What every request's meta begins with, encoded once.
         endpoint = self.endpoint.text
         self._fixed_meta = {method: meta.encode({"endpoint": endpoint, "method": method}) for method in METHODS}
@@ -157,6 +147,24 @@ class HttpSource(SourceUnit):
             raise ConfigError(message, where=self.node.where, hint=error.hint) from None
         log.info("node '%s' listens on %s (port %d)", self.node.name, endpoint.text, self.port, extra=self.about)
 
+    def finish_arriving(self, limit_s: float) -> None:
+        try:
+            self.services.io.run(self._all_arrived(), limit_s)
+        except TimeoutError:
+            log.warning("node '%s': requests that still arrive are given up", self.node.name, extra=self.about)
+
+    async def _all_arrived(self) -> None:
+        while self._arriving:
+            self._emptied = self.services.io.loop.create_future()
+            await self._emptied
+
+    def _has_arrived(self, reply: Reply) -> None:
+        self._arriving.discard(reply)
+        if self._emptied is not None and not self._arriving:
+            if not self._emptied.done():
+                self._emptied.set_result(None)
+            self._emptied = None
+
     def stop(self) -> None:
         self.stopping = True
 
@@ -184,7 +192,9 @@ class HttpSource(SourceUnit):
         if self.in_flight >= self.max_requests:
             return self._too_many
         self.in_flight += 1
-        return Reply(self.services.io, self, sink)
+        reply = Reply(self.services.io, self, sink)
+        self._arriving.add(reply)
+        return reply
 
     def wait(self, reply: Reply) -> None:
         """From now on the request has `limit_s`."""
@@ -212,9 +222,11 @@ class HttpSource(SourceUnit):
         except Exception:
             log.exception("node '%s': internal error while taking a request", self.node.name, extra=self.about)
             reply.abort(error_answer(500, "internal error"), InternalError("internal error"))
+        self._has_arrived(reply)
 
     def finished(self, reply: Reply) -> None:
         self.in_flight -= 1
+        self._has_arrived(reply)
         self._waiting.pop(reply, None)
 
     def _serve(self, reply: Reply, items: CoreList) -> None:
@@ -262,7 +274,7 @@ class HttpSource(SourceUnit):
         if isinstance(reply, Answer):
             return reply.response()
         try:
-            body = await self._read_body(request)
+            body = await read_body(request, self.services.listeners.bodies, self.max_body, self.limit_s)
             block = self._meta(request.method, _uri(request), request.raw_headers, len(body))
             self.run(reply, block, body)
             del body
@@ -276,34 +288,6 @@ class HttpSource(SourceUnit):
         finally:
             reply.gone()  # the client closed its connection, which cancels this handler; or it was refused
 
-    async def _read_body(self, request: web.BaseRequest) -> bytes | bytearray:
-        if (request.content_length or 0) > self.max_body:
-            raise TooLarge
-        if not request.body_exists:
-            return b""
-        content = request.content
-        if content.is_eof():
-            body = content.read_nowait()
-            if len(body) > self.max_body:
-                raise TooLarge
-            return body
-        _tell_to_go_on(request)
-        collected = bytearray()
-        bodies = self.services.listeners.bodies
-        try:
-            async with asyncio.timeout(self.limit_s):
-                while True:
-                    chunk = await content.readany()
-                    if not chunk:
-                        return collected
-                    if len(collected) + len(chunk) > self.max_body:
-                        raise TooLarge
-                    if not bodies.take(len(chunk)):
-                        raise Refused(FULL)
-                    collected += chunk
-        finally:
-            bodies.give(len(collected))
-
     def _meta(self, method: str, uri: str, raw_headers: RawHeaders, size: int) -> bytes:
         """The meta of a request. Raises Refused when its headers are too large."""
         return b"".join(
@@ -316,17 +300,6 @@ class HttpSource(SourceUnit):
 
 
 LATE_REQUEST = error_answer(408, "the request did not arrive in time", close=True)
-
-
-def _tell_to_go_on(request: web.BaseRequest) -> None:
-    """Answers `Expect: 100-continue`, with which clients (curl) ask before they send a large body."""
-    expect = request.headers.get("Expect")
-    if expect is None or request.version < HttpVersion11:
-        return
-    if expect.lower() != "100-continue":
-        raise Refused(error_answer(417, "Expect may only ask for 100-continue", close=True))
-    if request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def _uri(request: web.BaseRequest) -> str:

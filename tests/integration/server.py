@@ -18,14 +18,13 @@ class Server:
     """`modelbox -V --graph ...` as a child process. Endpoints in the graphs use port 0."""
 
     def __init__(self, *graphs: Path, config: str = "", folder: Path) -> None:
-        command = [sys.executable, "-m", "modelboxd", "-V"]
-        if config:
-            (folder / "modelbox.conf").write_text(config)
-            command += ["-c", str(folder / "modelbox.conf")]
+        command = [sys.executable, "-m", "modelboxd", "-V", "-c", str(folder / "modelbox.conf")]
+        (folder / "modelbox.conf").write_text(with_api(config, folder))
         for graph in graphs:
             command += ["--graph", str(graph)]
         self.lines: list[str] = []
         self.ports: dict[str, int] = {}  # node -> port
+        self.api = 0  # port
         self._changed = threading.Condition()
         self._over = False
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=TOP)
@@ -37,6 +36,9 @@ class Server:
         for line in self.process.stderr:
             with self._changed:
                 self.lines.append(line.rstrip("\n"))
+                found = re.search(r"the (API) listens on https?://.*:(\d+)", line)
+                if found:
+                    self.api = int(found[2])
                 found = re.search(r"node '(\w+)' listens on .* \(port (\d+)\)", line)
                 if found:
                     self.ports[found[1]] = int(found[2])
@@ -80,6 +82,15 @@ class Server:
         code = self.process.wait(LIMIT_S)
         self._reader.join(LIMIT_S)
         return code
+
+
+def with_api(config: str, folder: Path) -> str:
+    """A configuration whose API has a port and a state directory of its own."""
+    lines = [f'state_dir = "{folder}/state"', *(["port = 0"] if "port =" not in config else [])]
+    lines = [line for line in lines if line.partition(" ")[0] not in config]
+    if "[server]" in config:
+        return config.replace("[server]", "\n".join(["[server]", *lines]))
+    return config + "\n" + "\n".join(["[server]", *lines]) + "\n"
 
 
 def write_graph(folder: Path, dot: str, name: str = "graph.toml") -> Path:

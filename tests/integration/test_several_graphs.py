@@ -179,7 +179,11 @@ def log_a_start() -> None:
     records = Records()
     logging.getLogger().addHandler(records)
     logging.getLogger().setLevel(logging.INFO)
-    daemon = Daemon(Settings(server=ServerSettings(drain_timeout=0)), [bad, good], skip_bad=True)
+    daemon = Daemon(
+        Settings(server=ServerSettings(drain_timeout=0, api=False, state_dir=os.environ["MODELBOX_CACHE_DIR"])),
+        [bad, good],
+        skip_bad=True,
+    )
     daemon_logs = logging.getLogger("modelboxd.daemon")
 
     def stop_when_ready(record: logging.LogRecord) -> bool:
@@ -191,9 +195,9 @@ def log_a_start() -> None:
     logs._handlers()[0].setFormatter(logs.LineFormatter())  # as set_up() does, for report()
     assert daemon.run() == 0
     assert records.fields("job 'bad' is skipped") == {b"MODELBOX_JOB=bad", b"MODELBOX_NODE=u"}
-    assert records.fields("has no option 'time_out'") == {b"MODELBOX_JOB=good", b"MODELBOX_NODE=rx"}
+    assert records.fields("has no option 'time_out'") == {b"MODELBOX_JOB=named", b"MODELBOX_NODE=rx"}
     assert records.fields("job 'named' runs") == {b"MODELBOX_JOB=named"}
     assert records.fields("job 'named' stopped") == {b"MODELBOX_JOB=named"}
     assert records.fields("is ready: 1 jobs, 1 skipped") == set()
     broken = [fields for message, fields in records.kept if "broken.so.toml" in message]
-    assert broken == [{b"MODELBOX_JOB=bad"}, {b"MODELBOX_JOB=good"}]
+    assert broken == [{b"MODELBOX_JOB=bad"}, {b"MODELBOX_JOB=named"}]

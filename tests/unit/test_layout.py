@@ -25,9 +25,11 @@ RANKS = {
     "modelboxd.engine": 4,
     "modelboxd.server": 5,
     "modelboxd.tool": 5,
-    "modelboxd.daemon": 6,
-    "modelboxd.cli": 7,
-    "modelboxd.__main__": 8,
+    "modelboxd.jobs": 6,
+    "modelboxd.api": 7,
+    "modelboxd.daemon": 8,
+    "modelboxd.cli": 9,
+    "modelboxd.__main__": 10,
 }
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from modelbox.errors import BusyError, ConfigError, GraphError, TimedOutError, UnitError
-from modelboxd.daemon import pool_cpus
 from modelboxd.engine.executor import Executor
 from modelboxd.engine.job import Job, JobSettings
 from modelboxd.graph.loader import parse_graph
+from modelboxd.jobs.runtime import pool_cpus
 from modelboxd.settings import EngineSettings, Settings
 from tests.unit.engine.harness import LIMIT_S, Bench, FakeClock, Gate, Record, spec, text_buffer, texts, unit
 

@@ -13,6 +13,7 @@ import pytest
 from modelbox.errors import ConfigError
 from modelboxd import cli, paths, systemd
 from modelboxd.graph.loader import load_graph
+from modelboxd.jobs import sources
 from modelboxd.settings import LogSettings, Settings, effective, load
 
 TOP = Path(__file__).resolve().parents[3]
@@ -28,7 +29,7 @@ def test_the_installed_files_load() -> None:
     settings = load(TOP / "etc/modelbox/modelbox.conf")
     assert settings.include.files == ("conf.d/*.conf",)
     assert load_graph(TOP / "etc/modelbox/graph.conf").nodes
-    assert cli.graph_files(settings) == [TOP / "etc/modelbox/graph.conf"]
+    assert sources.graph_files(settings) == [TOP / "etc/modelbox/graph.conf"]
 
 
 def test_the_service_file_uses_options_that_exist() -> None:
@@ -163,7 +164,7 @@ def test_graphs_of_the_service(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     settings = load(conf(tmp_path, f'[server]\napplication_root = "{tmp_path}/apps"\n'))
-    assert [path.name for path in cli.graph_files(settings)] == ["a.json", "b.toml", "d.toml"]
+    assert [path.name for path in sources.graph_files(settings)] == ["a.json", "b.toml", "d.toml"]
 
 
 # ---- systemd -----------------------------------------------------------------------------------------------

@@ -1,0 +1,122 @@
+"""Errors as answers: problem JSON (RFC 9457) with a stable code; other shapes for routes that others defined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+from modelbox.errors import (
+    BusyError,
+    ConfigError,
+    GraphError,
+    InternalError,
+    ModelBoxError,
+    OutOfMemoryError,
+    ShutdownError,
+    TimedOutError,
+    UnitError,
+    WorkerLostError,
+)
+from modelboxd.jobs.model import (
+    BadJobIdError,
+    JobExistsError,
+    JobStateError,
+    NoSuchJobError,
+    problems_of,
+)
+from modelboxd.server.answer import SECURITY_HEADERS, Answer, Headers, json_answer
+
+PROBLEM_JSON = "application/problem+json"
+
+
+@dataclass(slots=True)
+class Problem(Exception):
+    """Raised by handlers: answered as an error. `code` is stable; `detail` is one line for a person."""
+
+    status: int
+    code: str
+    detail: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)  # further members, such as errors
+    close: bool = False  # the connection ends with it
+
+
+# What an error of the rest of the server is to a client; the first that fits.
+_KINDS: tuple[tuple[type[ModelBoxError], int, str], ...] = (
+    (NoSuchJobError, 404, "no_such_job"),
+    (JobExistsError, 409, "job_exists"),
+    (BadJobIdError, 422, "bad_job_id"),
+    (JobStateError, 409, "job_state"),
+    (InternalError, 500, "internal"),
+    (GraphError, 422, "bad_graph"),
+    (ConfigError, 422, "bad_graph"),
+    (TimedOutError, 504, "timed_out"),
+    (BusyError, 429, "busy"),
+    (OutOfMemoryError, 503, "no_memory"),
+    (ShutdownError, 503, "stopping"),
+    (WorkerLostError, 502, "worker_lost"),
+    (UnitError, 422, "unit_failed"),
+)
+CODES: dict[str, str] = {
+    "bad_request": "The request is not well-formed.",
+    "not_valid": "A value is not what the document of the API says; `errors` tells where.",
+    "unauthorized": "A token is missing or not known.",
+    "forbidden": "The role of the client does not allow this.",
+    "address_not_allowed": "The address of the client is not in [acl] allow.",
+    "host_not_allowed": "The Host header names another server; see server.hosts.",
+    "origin_not_allowed": "A web page of another origin; see server.origins.",
+    "not_found": "There is no such path.",
+    "method_not_allowed": "The path has other methods; the Allow header names them.",
+    "media_type": "The Content-Type is not one of this path.",
+    "too_late": "The request did not arrive in time.",
+    "too_large": "The body is too large.",
+    "head_too_large": "The header of the request is too large.",
+    "too_many_requests": "More requests than this client may send; Retry-After says when to try again.",
+    "no_such_job": "There is no job of this id.",
+    "job_exists": "The id is taken.",
+    "bad_job_id": "The id is not allowed.",
+    "job_state": "The job's state does not allow this.",
+    "bad_graph": "The graph cannot be built; `errors` lists every problem.",
+    "unit_failed": "A flow unit failed.",
+    "worker_lost": "The process that did the work died.",
+    "timed_out": "A time limit passed.",
+    "busy": "No room now; try again later.",
+    "no_memory": "A limit on memory was reached.",
+    "stopping": "The service is stopping.",
+    "failed": "It could not be done.",
+    "internal": "A bug of modelbox; the log tells more.",
+}
+
+
+def problem_of(error: ModelBoxError) -> Problem:
+    """What a client is told of an error."""
+    status, code = next(((status, code) for kind, status, code in _KINDS if isinstance(error, kind)), (500, "failed"))
+    if code == "internal":
+        return Problem(500, code, "internal error; the log of the server tells more")
+    lines = [str(problem) for problem in problems_of(error)]
+    more = {"errors": [{"detail": line} for line in lines]} if isinstance(error, GraphError) else {}
+    headers = {}
+    if status in (429, 503):
+        headers["Retry-After"] = str(max(1, round(getattr(error, "retry_after_s", 0.0))))
+    return Problem(status, code, lines[0], headers, more)
+
+
+Shape = Callable[[Problem], Answer]
+
+
+def problem_answer(problem: Problem) -> Answer:
+    """Problem JSON."""
+    title = HTTPStatus(problem.status).phrase
+    body = {
+        "type": f"urn:modelbox:error:{problem.code}",
+        "title": title,
+        "status": problem.status,
+        "code": problem.code,
+        "detail": problem.detail,
+        **problem.more,
+    }
+    made = json_answer(problem.status, body, close=problem.close)
+    fields = Headers({**SECURITY_HEADERS, **problem.headers, "Content-Type": PROBLEM_JSON})
+    return made._replace(headers=fields)
