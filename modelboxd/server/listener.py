@@ -317,6 +317,7 @@ class Endpoints:
 
     def __init__(self, listeners: Listeners, before: Endpoints | None = None) -> None:
         self._listeners = listeners
+        self.bodies = listeners.bodies
         self._before = before
         self._asked: list[tuple[str, int, Route]] = []  # host and port as the graph has them
         self._pending: list[tuple[Route, Handler, Direct | None]] = []
