@@ -2,8 +2,10 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -60,13 +62,26 @@ mb_arena *mb__arena_create(uint64_t size, mb_error *error) {
   return arena_new(fd, base, size, false, error);
 }
 
+/* Whether reading the mapping can never fail: a memfd of ordinary pages that nobody can make smaller. One of huge pages
+ * can run out of them when it is read, which would be a SIGBUS. */
+static bool is_safe(int fd, mb_error *error) {
+  struct statfs place;
+  int seals = fcntl(fd, F_GET_SEALS);
+  if (seals < 0 || fstatfs(fd, &place) != 0 || place.f_type != TMPFS_MAGIC) {
+    mb__fail(error, MB_INVALID, "the descriptor offered is no shared memory of ordinary pages");
+    return false;
+  }
+  const int wanted = F_SEAL_SHRINK | F_SEAL_GROW;
+  if ((seals & wanted) != wanted || !(seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))) {
+    mb__fail(error, MB_INVALID, "the shared memory offered is not sealed (against shrinking, growing, writing)");
+    return false;
+  }
+  return true;
+}
+
 mb_arena *mb__arena_map(int fd, bool private_map, uint64_t max_size, mb_error *error) {
   struct stat status;
-  int seals = fcntl(fd, F_GET_SEALS);
-  if (seals < 0 || !(seals & F_SEAL_SHRINK)) {
-    mb__fail(error, MB_INVALID, "the shared memory offered is not sealed against shrinking");
-    return NULL;
-  }
+  if (!is_safe(fd, error)) return NULL;
   if (fstat(fd, &status) != 0 || status.st_size <= 0 || (uint64_t)status.st_size > max_size) {
     mb__fail(error, MB_INVALID, "the shared memory offered has %lld bytes, allowed are 1 to %llu",
              (long long)status.st_size, (unsigned long long)max_size);
@@ -99,5 +114,6 @@ void mb__arena_unref(mb_arena *arena) {
   if (arena == NULL || atomic_fetch_sub_explicit(&arena->refs, 1, memory_order_acq_rel) != 1) return;
   munmap(arena->base, arena->size);
   close(arena->fd);
+  if (arena->owner != NULL) mb__arena_gone(arena->owner, arena->size);
   free(arena);
 }

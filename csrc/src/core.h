@@ -292,10 +292,16 @@ typedef struct mb_peer mb_peer;
 /* `private_maps`: map the other side's arenas copy-on-write (workers, so that user code may scribble on its
  * inputs) instead of read-only (the daemon). Payloads up to `inline_limit` bytes travel inline. */
 mb_peer *mb_peer_new(mb_pool *pool, uint32_t inline_limit, int32_t private_maps, mb_error *error);
-/* Takes back everything lent. Mappings live on until the last buffer in them goes. */
+/* The other side is gone: takes back everything lent. Mappings live on until the last buffer in them goes. */
+void mb_peer_close(mb_peer *peer);
 void mb_peer_free(mb_peer *peer);
-/* Maps an arena of the other side; `fd` stays the caller's. -MB_INVALID when unsealed, empty, larger than
- * `max_size`, or the number is taken. */
+/* How much of the other side's memory may be mapped here at a time, mappings that buffers alone keep included; without
+ * this no limit. */
+void mb_peer_limit(mb_peer *peer, uint32_t arenas, uint64_t arena_bytes);
+void mb_peer_mapped(mb_peer *peer, uint32_t *arenas, uint64_t *arena_bytes);
+/* Maps an arena of the other side; `fd` stays the caller's. -MB_INVALID when it is no memfd of ordinary pages,
+ * unsealed, empty, larger than `max_size` or what the limit leaves, or the number is taken; -MB_NOBUFS beyond the
+ * limit. */
 int32_t mb_peer_map(mb_peer *peer, uint32_t arena, int32_t fd, uint64_t max_size, mb_error *error);
 /* Appends encoded items [from, ...) of `list` to out[*used, capacity); stops when the next one does not fit.
  * Returns how many were encoded (0: the first one does not fit), or a negative status. */
@@ -328,6 +334,8 @@ void mb_peer_lent(const mb_peer *peer, uint64_t *buffers, uint64_t *bytes);
 #define MB_MESSAGE_MAX_PORTS 64 /* of one call or result */
 #define MB_SESSION_ID 40
 #define MB_RESULT_ERROR 1 /* result flag: the call failed; only then there is a text */
+#define MB_RESULT_FLAGS 0x7fu
+#define MB_RESULT_TEXT 65536u /* bytes, at most */
 
 typedef struct mb_call_head {
   uint64_t stream, session;

@@ -25,6 +25,8 @@ void mb__log(int32_t level, const char *format, ...) __attribute__((format(print
 
 /* ---- shared memory ---------------------------------------------------------------------------- */
 
+typedef struct mb_done mb_done; /* what of a peer outlives it */
+
 /* A mapped memfd: ours, or one that a peer lent us. Unmapped when the last reference goes. */
 typedef struct mb_arena {
   atomic_uint refs;
@@ -34,12 +36,15 @@ typedef struct mb_arena {
   uint8_t *base;
   uint64_t size;
   bool private_map; /* copy-on-write mapping of a peer's arena */
+  mb_done *owner;   /* counts it; NULL: ours */
 } mb_arena;
 
 mb_arena *mb__arena_create(uint64_t size, mb_error *error);
 mb_arena *mb__arena_map(int fd, bool private_map, uint64_t max_size, mb_error *error);
 mb_arena *mb__arena_ref(mb_arena *arena);
 void mb__arena_unref(mb_arena *arena);
+/* A peer's arena of `size` bytes is unmapped. */
+void mb__arena_gone(mb_done *owner, uint64_t size);
 
 /* ---- accounts: who asked for memory ------------------------------------------------------------- */
 
@@ -58,8 +63,6 @@ void mb__account_unref(mb_account *account);
 
 typedef struct mb_slab mb_slab;
 typedef struct mb_region mb_region;
-typedef struct mb_done mb_done; /* where a peer collects ids to give back */
-
 /* Bytes that one or more buffers share. Either from a pool, or lent by a peer. */
 typedef struct mb_data {
   atomic_uint refs;

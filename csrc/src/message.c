@@ -218,9 +218,11 @@ int32_t mb_read_result(const uint8_t *bytes, uint64_t size, uint64_t *used, mb_r
   memcpy(head, here, sizeof *head);
   int32_t status = check_ports(head->ports, error);
   if (status != 0) return status;
+  if (head->flags & ~MB_RESULT_FLAGS) return mb__fail(error, MB_INVALID, "a result with flags %#x", head->flags);
   if (head->text_size > 0 && !(head->flags & MB_RESULT_ERROR)) {
     return mb__fail(error, MB_INVALID, "a text without an error");
   }
+  if (head->text_size > MB_RESULT_TEXT) return mb__fail(error, MB_INVALID, "a text of %u bytes", head->text_size);
   here = take(bytes, size, &at, head->text_size);
   if (here == NULL) return cut_off(error);
   *text = (const char *)here;

@@ -72,9 +72,42 @@ static bool is_zero(const uint8_t *bytes, uint64_t size) {
   return true;
 }
 
+typedef struct mb_key {
+  const uint8_t *bytes;
+  uint32_t size;
+} mb_key;
+
+static int compare_keys(const void *left, const void *right) {
+  const mb_key *one = left, *other = right;
+  if (one->size != other->size) return one->size < other->size ? -1 : 1;
+  return memcmp(one->bytes, other->bytes, one->size);
+}
+
+/* Whether no key of a block, whose entries fit, occurs twice. By sorting, since a hostile block may have 40,000 of them
+ * and must not cost their square. */
+static int32_t keys_differ(const uint8_t *bytes, uint64_t size, uint32_t count) {
+  mb_key few[32], *keys = count <= 32 ? few : malloc(count * sizeof *keys);
+  if (keys == NULL) return -MB_NOMEM;
+  uint64_t at = 0;
+  for (uint32_t done = 0; done < count && at < size; done++) {
+    mb_entry entry;
+    memcpy(&entry, bytes + at, sizeof entry);
+    keys[done] = (mb_key){bytes + at + sizeof entry, entry.key_size};
+    at += entry_space(&entry);
+  }
+  int32_t status = 0;
+  if (count > 1) qsort(keys, count, sizeof *keys, compare_keys);
+  for (uint32_t done = 1; done < count && status == 0; done++) {
+    if (compare_keys(&keys[done - 1], &keys[done]) == 0) status = -MB_INVALID;
+  }
+  if (keys != few) free(keys);
+  return status;
+}
+
 int32_t mb_meta_check(const uint8_t *bytes, uint64_t size) {
+  uint32_t count = 0;
   if (size > MB_META_MAX_SIZE || size % 8 != 0) return -MB_INVALID;
-  for (uint64_t at = 0; at < size;) {
+  for (uint64_t at = 0; at < size; count++) {
     mb_entry entry;
     if (size - at < sizeof entry) return -MB_INVALID;
     memcpy(&entry, bytes + at, sizeof entry);
@@ -85,17 +118,9 @@ int32_t mb_meta_check(const uint8_t *bytes, uint64_t size) {
     if (!is_zero(key + entry.key_size, key_space(&entry) - entry.key_size)) return -MB_INVALID;
     if (!value_fits(entry.type, value, entry.value_size)) return -MB_INVALID;
     if (!is_zero(value + entry.value_size, value_space(&entry) - entry.value_size)) return -MB_INVALID;
-    for (uint64_t other = 0; other < at;) {
-      mb_entry before;
-      memcpy(&before, bytes + other, sizeof before);
-      if (before.key_size == entry.key_size && memcmp(bytes + other + sizeof before, key, entry.key_size) == 0) {
-        return -MB_INVALID;
-      }
-      other += entry_space(&before);
-    }
     at += entry_space(&entry);
   }
-  return 0;
+  return keys_differ(bytes, size, count);
 }
 
 mb_meta *mb__meta_new(uint32_t capacity) {

@@ -23,12 +23,15 @@ typedef struct mb_encoded {
 
 _Static_assert(sizeof(mb_encoded) == MB_ENCODED_SIZE, "an encoded buffer has no padding");
 
-/* Ids to give back to the other side; outlives the peer while buffers of it live. */
+/* Ids to give back to the other side, and what of its memory is mapped here; outlives the peer while buffers or
+ * mappings of it live. */
 struct mb_done {
   atomic_uint refs;
   pthread_mutex_t lock;
   uint64_t *ids;
   uint32_t count, capacity;
+  uint32_t arenas; /* mapped, known by their number or kept by buffers alone */
+  uint64_t arena_bytes;
 };
 
 typedef struct mb_lend {
@@ -52,6 +55,8 @@ struct mb_peer {
   mb_pool *pool;
   uint32_t inline_limit;
   bool private_maps;
+  uint32_t max_arenas; /* of the other side, mapped at a time */
+  uint64_t max_arena_bytes;
   mb_done *done;
   mb_lend *lends;
   uint32_t lend_count, lend_capacity, free_lend;
@@ -76,6 +81,11 @@ static bool grow(void **items, uint32_t count, uint32_t *capacity, size_t size) 
 }
 
 /* ---- what was lent to us ------------------------------------------------------------------------------ */
+
+static mb_done *done_ref(mb_done *done) {
+  atomic_fetch_add_explicit(&done->refs, 1, memory_order_relaxed);
+  return done;
+}
 
 static void done_unref(mb_done *done) {
   if (atomic_fetch_sub_explicit(&done->refs, 1, memory_order_acq_rel) != 1) return;
@@ -103,6 +113,14 @@ void mb__done_release(mb_data *data) {
   free(data);
 }
 
+void mb__arena_gone(mb_done *owner, uint64_t size) {
+  pthread_mutex_lock(&owner->lock);
+  owner->arenas--;
+  owner->arena_bytes -= size;
+  pthread_mutex_unlock(&owner->lock);
+  done_unref(owner);
+}
+
 /* ---- the peer -------------------------------------------------------------------------------------------- */
 
 mb_peer *mb_peer_new(mb_pool *pool, uint32_t inline_limit, int32_t private_maps, mb_error *error) {
@@ -120,19 +138,35 @@ mb_peer *mb_peer_new(mb_pool *pool, uint32_t inline_limit, int32_t private_maps,
   peer->pool = pool;
   peer->inline_limit = inline_limit;
   peer->private_maps = private_maps != 0;
+  peer->max_arenas = UINT32_MAX;
+  peer->max_arena_bytes = UINT64_MAX;
   peer->done = done;
   peer->free_lend = NO_LEND;
   return peer;
 }
 
+void mb_peer_close(mb_peer *peer) {
+  pthread_mutex_lock(&peer->lock);
+  mb_peer old = *peer;
+  peer->lends = NULL;
+  peer->sent = NULL;
+  peer->mapped = NULL;
+  peer->lend_count = peer->lend_capacity = peer->sent_count = peer->sent_capacity = 0;
+  peer->mapped_count = peer->mapped_capacity = 0;
+  peer->free_lend = NO_LEND;
+  peer->lent_buffers = peer->lent_bytes = 0;
+  pthread_mutex_unlock(&peer->lock);
+  for (uint32_t at = 0; at < old.lend_count; at++) mb__data_unref(old.lends[at].data);
+  for (uint32_t at = 0; at < old.sent_count; at++) mb__arena_unref(old.sent[at].arena);
+  for (uint32_t at = 0; at < old.mapped_count; at++) mb__arena_unref(old.mapped[at].arena);
+  free(old.lends);
+  free(old.sent);
+  free(old.mapped);
+}
+
 void mb_peer_free(mb_peer *peer) {
   if (peer == NULL) return;
-  for (uint32_t at = 0; at < peer->lend_count; at++) mb__data_unref(peer->lends[at].data);
-  for (uint32_t at = 0; at < peer->sent_count; at++) mb__arena_unref(peer->sent[at].arena);
-  for (uint32_t at = 0; at < peer->mapped_count; at++) mb__arena_unref(peer->mapped[at].arena);
-  free(peer->lends);
-  free(peer->sent);
-  free(peer->mapped);
+  mb_peer_close(peer);
   done_unref(peer->done);
   pthread_mutex_destroy(&peer->lock);
   free(peer);
@@ -145,18 +179,41 @@ static mb_mapped *find_mapped(mb_peer *peer, uint32_t number) {
   return NULL;
 }
 
+void mb_peer_limit(mb_peer *peer, uint32_t arenas, uint64_t arena_bytes) {
+  pthread_mutex_lock(&peer->lock);
+  peer->max_arenas = arenas;
+  peer->max_arena_bytes = arena_bytes;
+  pthread_mutex_unlock(&peer->lock);
+}
+
+void mb_peer_mapped(mb_peer *peer, uint32_t *arenas, uint64_t *arena_bytes) {
+  pthread_mutex_lock(&peer->done->lock);
+  *arenas = peer->done->arenas;
+  *arena_bytes = peer->done->arena_bytes;
+  pthread_mutex_unlock(&peer->done->lock);
+}
+
 int32_t mb_peer_map(mb_peer *peer, uint32_t number, int32_t fd, uint64_t max_size, mb_error *error) {
   pthread_mutex_lock(&peer->lock);
   int32_t status = 0;
+  uint32_t arenas;
+  uint64_t bytes;
+  mb_peer_mapped(peer, &arenas, &bytes); /* can only fall meanwhile: all that maps holds the lock */
+  uint64_t left = peer->max_arena_bytes - (bytes < peer->max_arena_bytes ? bytes : peer->max_arena_bytes);
   if (find_mapped(peer, number) != NULL) {
     status = mb__fail(error, MB_INVALID, "arena %u was offered twice", number);
-  } else if (peer->mapped_count >= 4096) {
-    status = mb__fail(error, MB_NOBUFS, "too many arenas");
+  } else if (arenas >= peer->max_arenas) {
+    status = mb__fail(error, MB_NOBUFS, "more than %u arenas", peer->max_arenas);
   } else if (!grow((void **)&peer->mapped, peer->mapped_count, &peer->mapped_capacity, sizeof *peer->mapped)) {
     status = mb__fail(error, MB_NOMEM, "out of memory");
   } else {
-    mb_arena *arena = mb__arena_map(fd, peer->private_maps, max_size, error);
+    mb_arena *arena = mb__arena_map(fd, peer->private_maps, max_size < left ? max_size : left, error);
     if (arena != NULL) {
+      arena->owner = done_ref(peer->done);
+      pthread_mutex_lock(&peer->done->lock);
+      peer->done->arenas++;
+      peer->done->arena_bytes += arena->size;
+      pthread_mutex_unlock(&peer->done->lock);
       peer->mapped[peer->mapped_count++] = (mb_mapped){number, arena};
     } else {
       status = -MB_INVALID;
@@ -405,8 +462,7 @@ static mb_data *decode_lent(mb_peer *peer, const mb_encoded *head, mb_error *err
   data->size = head->size;
   data->arena = arena;
   data->lend_id = head->id;
-  data->done = peer->done;
-  atomic_fetch_add_explicit(&peer->done->refs, 1, memory_order_relaxed);
+  data->done = done_ref(peer->done);
   return data;
 }
 

@@ -124,6 +124,7 @@ class Pool:
             raise_error(error)
         self.handle = ffi.gc(handle, lib.mb_pool_free)
         self.address = address(handle)  # for objects.c
+        self.max_bytes = max_bytes
 
     def stats(self) -> PoolStats:
         """A snapshot of the counters."""

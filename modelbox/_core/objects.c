@@ -633,6 +633,10 @@ static PyObject *read_all(PyObject *arguments, PyObject *(*read_one)(message *),
         mb_read_released(open.peer, open.data.buf, (uint64_t)open.data.len, &open.at, open.released, &error);
     if (status != 0) fail(&error, status);
   }
+  if (made != NULL && !PyErr_Occurred() && open.at != (uint64_t)open.data.len) {
+    mb_error error = {MB_INVALID, "a message that is too long for what it says"};
+    fail(&error, 0);
+  }
   PyBuffer_Release(&open.data);
   if (made != NULL && PyErr_Occurred()) {
     for (Py_ssize_t at = 0; lists && at < PyList_GET_SIZE(made); at++) {

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from modelbox._core.memory import Pool
     from modelboxd.workers.protocol import Peer
 
-LIMIT = 1024  # lists that wait for their process() call
-MOST = (1 << 24) - 1  # a call has 24 bits for the number
+LIMIT = protocol.EXTERNALS  # lists that wait for their process() call
+MOST = protocol.MOST_SESSIONS
+OPEN = protocol.OPEN_SESSIONS
 
 
 class _Open:
@@ -51,8 +52,8 @@ class Externals:
     def open(self) -> ExternalData:
         """A new session."""
         with self._room:
-            if len(self._open) >= MOST:
-                raise RuntimeError(f"{MOST} sessions of this unit are open")
+            if len(self._open) >= OPEN:
+                raise RuntimeError(f"{OPEN} sessions of this unit are open")
             self._last = self._last % MOST + 1
             while self._last in self._open:
                 self._last = self._last % MOST + 1

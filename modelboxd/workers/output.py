@@ -7,6 +7,8 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING
 
+from modelboxd.workers import checks
+
 if TYPE_CHECKING:
     from modelboxd.loop import IoThread
 
@@ -14,6 +16,7 @@ log = logging.getLogger("modelboxd.unit")
 
 LINE_LIMIT = 4096
 TAIL_LINES = 20
+LAST_READS = 64  # after its end: a child of it may hold the pipe and print on
 
 
 class Output:
@@ -27,6 +30,7 @@ class Output:
         self._fd, self.write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(self.write_fd, True)
         self._part = b""
+        self._pace = checks.Pace(checks.PRINTED_PER_S, checks.PRINTED_AT_ONCE)
         self._lines: deque[str] = deque(maxlen=TAIL_LINES)
 
     def started(self) -> None:
@@ -39,8 +43,9 @@ class Output:
         self._close_write()
         if self._fd < 0:
             return
-        while self._read_some():
-            pass
+        for _ in range(LAST_READS):
+            if not self._read_some():
+                break
         if self._part:
             self._line(self._part)
         self._io.loop.remove_reader(self._fd)
@@ -64,23 +69,32 @@ class Output:
             self.write_fd = -1
 
     def _readable(self) -> None:
-        if not self._read_some():
+        read = self._read_some()
+        pause_s = self._pace.take(read)
+        if not read or pause_s:
             self._io.loop.remove_reader(self._fd)
+        if pause_s:  # it prints without end, and waits at its next line
+            self._io.loop.call_later(pause_s, self._listen)
 
-    def _read_some(self) -> bool:
+    def _listen(self) -> None:
+        if self._fd >= 0:
+            self._io.loop.add_reader(self._fd, self._readable)
+
+    def _read_some(self) -> int:
+        """What it cost; 0 when there is nothing."""
         try:
             data = os.read(self._fd, 65536)
         except BlockingIOError:
-            return False
+            return 0
         if not data:
-            return False
+            return 0
         *lines, self._part = (self._part + data).split(b"\n")
         for line in lines:
             self._line(line)
         if len(self._part) > LINE_LIMIT:
             self._line(self._part)
             self._part = b""
-        return True
+        return len(data) + checks.LINE_COST * len(lines)
 
     def _line(self, line: bytes) -> None:
         text = line[:LINE_LIMIT].decode(errors="replace").rstrip()

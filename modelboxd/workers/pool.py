@@ -41,6 +41,8 @@ THREAD_VARIABLES = (
 class WorkerPool:
     """Starts the python-master on first use and workers through it. One per daemon."""
 
+    master_module = "modelboxd.workers.master"  # tests put one in its place whose workers misbehave
+
     def __init__(self, io: IoThread, memory: Pool, *, python: str = sys.executable) -> None:
         self.io = io
         self.memory = memory
@@ -74,7 +76,7 @@ class WorkerPool:
         env.setdefault("OPENBLAS_NUM_THREADS", "1")  # a thread of its own would not survive fork()
         env.setdefault("PYTHONUNBUFFERED", "1")
         self._master = subprocess.Popen(
-            [self._python, "-m", "modelboxd.workers.master", str(theirs.fileno())],
+            [self._python, "-m", self.master_module, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env=env,
@@ -269,8 +271,8 @@ class WorkerGroup:
         worker.on_ready = self._ready
         worker.on_lost = self._lost
         worker.on_room = self._room
-        if self._on_external is not None:
-            worker.on_external = self._on_external
+        worker.on_external = self._on_external
+        worker.outputs = len(self._unit.outputs)
         self._born[worker] = time.monotonic()
         share = str(max(1, cpu_count() // self._count))
         self.workers = [other for other in self.workers if other.number != number] + [worker]

@@ -5,7 +5,6 @@ Thread-safe where it says so; everything else runs on the I/O thread.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import logging
 import os
@@ -17,8 +16,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from modelbox._core.memory import Pool, address
-from modelbox.errors import ModelBoxError, TimedOutError, WorkerLostError
-from modelboxd.workers import protocol
+from modelbox.errors import ModelBoxError, OutOfMemoryError, TimedOutError, WorkerLostError
+from modelboxd.workers import checks, protocol
 from modelboxd.workers.output import Output
 from modelboxd.workers.protocol import (
     HEADER,
@@ -38,11 +37,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 2  # messages at a worker: one that it runs, one that waits, so that it never idles
-TRUNCATED = int(socket.MSG_TRUNC)
 READS = 16  # messages taken from one worker before others get their turn
 DRAINED = 1024  # messages read after its end, at most: a child of it may hold the socket and go on
 EXIT_WAIT_S = 1.0  # how long the master may take to say how a worker ended
 WATCH_S = 60.0  # a call that takes longer is told
+SESSIONS_AT_ONCE = 4096  # in one message
 IDLE_RELEASE_S = 0.25  # when nothing more is sent, a worker's memory is given back after this time
 
 Answer = Callable[[list[WorkerResult]], None]
@@ -74,7 +73,8 @@ class Worker:
         self.on_ready: Callable[[Worker], None] = lambda _: None
         self.on_lost: Callable[[Worker, str], None] = lambda _, __: None
         self.on_room: Callable[[], None] = lambda: None
-        self.on_external: External = lambda _, __, ___: None
+        self.on_external: External | None = None  # None: no source
+        self.outputs = 0  # ports
         self.kill: Callable[[int], None] = lambda _: None
         self._io = io
         self._timeout_s = timeout_ms / 1000
@@ -88,6 +88,13 @@ class Worker:
         self._sequence = 0
         self._outbox: deque[tuple[bytes, int | None]] = deque()
         self._verdict = ""  # why we killed it ourselves
+        self._ended: list[int] = []  # sessions whose end it has not heard of, while the outbox is not empty
+        self._over = False  # end of file
+        self._moved = 0  # messages that have left the outbox
+        self._pace = checks.Pace(checks.MESSAGES_PER_S, checks.MESSAGES_AT_ONCE)
+        self._pause_s = 0.0  # until the next message is read
+        self._sources = checks.Sources()
+        self._max_bytes = pool.max_bytes
         self._peer = Peer(pool, private_maps=False)
         self._writer = Writer(self._peer)
         self._arenas = Arenas(self._peer)
@@ -114,7 +121,7 @@ class Worker:
 
     def has_room(self) -> bool:
         """Whether one more message may be sent. [any thread]"""
-        return self.ready and self.alive and len(self._trips) < IN_FLIGHT
+        return self.ready and self.alive and len(self._trips) < IN_FLIGHT and not self._outbox
 
     def outstanding(self) -> int:
         """Calls at this worker now. [any thread]"""
@@ -136,6 +143,7 @@ class Worker:
                     failure = error
                 else:
                     self._trips[sequence] = trip
+                    self._sources.called(calls)
                     if not self._watching:
                         self._watching = True
                         self._io.call(self._watch)
@@ -160,10 +168,11 @@ class Worker:
 
     def end_sessions(self, numbers: list[int]) -> None:
         """Tells the worker that sessions have ended. [any thread]"""
-        body = b"".join(number.to_bytes(8, "little") for number in numbers)
         with self._lock:
             if self.alive:
-                self._send(header_only(protocol.SESSIONS, body, count=len(numbers)))
+                self._ended += numbers
+                if not self._outbox:
+                    self._send_ended()
 
     def stop(self) -> None:
         """Asks the process to close its unit and exit. [any thread]"""
@@ -178,8 +187,17 @@ class Worker:
             self._send_one(news, fd)
         self._send_one(message, None)
 
+    def _send_ended(self) -> None:
+        while self._ended and not self._outbox:
+            numbers, self._ended = self._ended[:SESSIONS_AT_ONCE], self._ended[SESSIONS_AT_ONCE:]
+            body = b"".join(number.to_bytes(8, "little") for number in numbers)
+            self._send(header_only(protocol.SESSIONS, body, count=len(numbers)))
+
     def _send_one(self, message: bytes, fd: int | None) -> None:
         if not self._outbox and self._try_send(message, fd):
+            return
+        if len(self._outbox) == checks.OUTBOX:
+            self._io.call(self.condemn, "does not read its messages")
             return
         # The arena's descriptor may be closed before the socket takes the message: keep one of our own.
         self._outbox.append((message, None if fd is None else os.dup(fd)))
@@ -200,6 +218,7 @@ class Worker:
     def _watch_writable(self) -> None:
         if self.alive:
             self._io.loop.add_writer(self._sock, self._writable)
+            self._io.loop.call_later(checks.STALL_S, self._check_stall, self._moved)
 
     def _writable(self) -> None:
         with self._lock:
@@ -208,41 +227,74 @@ class Worker:
                 if not self._try_send(message, fd):
                     return
                 self._outbox.popleft()
+                self._moved += 1
                 if fd is not None:
                     os.close(fd)
+            self._send_ended()
+            if self._outbox:
+                return
         self._io.loop.remove_writer(self._sock)
+        self.on_room()
+
+    def _check_stall(self, moved: int) -> None:
+        """A worker that makes a call need not read; without one it has nothing else to do."""
+        with self._lock:
+            unsent = sum(message[4] == protocol.CALLS for message, _ in self._outbox)
+            stalls = bool(self._outbox) and moved == self._moved and unsent == len(self._trips)
+        if stalls:
+            self.condemn(f"has not read its messages for {checks.STALL_S:g} s")
 
     # ---- receiving (I/O thread) --------------------------------------------------------------------------------
 
     def _readable(self) -> None:
         for _ in range(READS):
             # Without calls under way nothing more is asked for; what comes all the same wakes us again.
-            if not self._read_one() or not self._trips:
+            if not self._read_one():
                 return
+            if self._pause_s:
+                self._slow_down()
+                return
+            if not self._trips:
+                return
+
+    def _slow_down(self) -> None:
+        """It says more than it is asked: others first."""
+        if self.alive and not self._over:
+            self._io.loop.remove_reader(self._sock)
+            self._io.loop.call_later(self._pause_s, self._listen)
+        self._pause_s = 0.0
+
+    def _listen(self) -> None:
+        if self.alive and not self._over:
+            self._io.loop.add_reader(self._sock, self._readable)
 
     def _read_one(self) -> bool:
         """Receives one message; False when there is none now, or never again."""
         try:
-            size, ancillary, flags, _ = self._sock.recvmsg_into(self._places, protocol.ANCILLARY)
+            size, ancillary, flags, _ = self._sock.recvmsg_into(self._places, protocol.ANCILLARY, checks.RECEIVE_FLAGS)
         except BlockingIOError:
             return False
         except OSError:
             size, ancillary, flags = 0, [], 0
-        fds = _descriptors(ancillary) if ancillary else []
+        fds = checks.descriptors(ancillary) if ancillary else []
         try:
-            if not size:
+            if not size and not fds:
                 self._closed()
                 return False
-            if flags & TRUNCATED:
-                raise ProtocolError("a message that is too long")
-            self._dispatch(Reader(self._peer, self._view[:size]), fds)
-            return True
+            checks.check_message(flags)
+            reader = Reader(self._peer, self._view[:size])
+            checks.check_descriptors(reader.kind, len(fds))
+            self._dispatch(reader, fds)
         except ModelBoxError as error:
-            self.condemn(f"sent nonsense: {error}")
+            checks.close_apart(fds)
+            said = "sent what cannot be taken" if isinstance(error, OutOfMemoryError) else "sent nonsense"
+            self.condemn(f"{said}: {error}")
             return False
-        finally:
-            for fd in fds:
-                os.close(fd)
+        for fd in fds:
+            os.close(fd)
+        if reader.kind not in (protocol.RESULTS, protocol.EXTERNAL):
+            self._pause_s = self._pace.take(1)
+        return True
 
     def _dispatch(self, reader: Reader, fds: list[int]) -> None:
         kind = reader.kind
@@ -253,28 +305,28 @@ class Worker:
         elif kind == protocol.RELEASE:
             reader.release()
         elif kind == protocol.ARENA:
-            self._arena(reader, fds)
+            number, _ = reader.unpack(protocol.ARENA_BODY)
+            reader.end()
+            self._peer.map(number, fds[0])
         elif kind == protocol.GONE:
-            self._peer.unmap(reader.words("I"))
-        elif kind == protocol.EXTERNAL:
+            numbers = reader.words("I")
+            reader.end()
+            self._peer.unmap(numbers)
+        elif kind == protocol.EXTERNAL and self.on_external is not None:
             if reader.count != 1:
                 raise ProtocolError("external data of several sessions")
             (result,) = reader.results()
+            self._sources.arrived(result)
             self.on_external(self, result.number, result.outputs[0] if result.outputs else None)
         elif kind == protocol.READY and not self.ready:
+            reader.end()
             self.ready = True
             self.on_ready(self)
             self.on_room()
-        elif kind == protocol.FAILED:
-            self.failure = reader.rest().decode(errors="replace").replace("\n", " ")
+        elif kind == protocol.FAILED and not self.ready and not self.failure:
+            self.failure = reader.rest().decode(errors="replace").replace("\n", " ") or "it does not say why"
         else:
-            raise ProtocolError(f"a message of type {kind}")
-
-    def _arena(self, reader: Reader, fds: list[int]) -> None:
-        if len(fds) != 1:
-            raise ProtocolError("an arena without its descriptor")
-        number, _ = reader.unpack(protocol.ARENA_BODY)
-        self._peer.map(number, fds[0])
+            raise ProtocolError(f"a message of type {kind}" + (" again" if self.ready or self.failure else ""))
 
     def _log(self, reader: Reader) -> None:
         level, line = reader.unpack(protocol.LOG_BODY)
@@ -286,6 +338,7 @@ class Worker:
         if trip is None or reader.count != len(trip.calls):
             raise ProtocolError("results that nobody asked for")
         results = reader.results()
+        checks.check_results(trip.calls, results, self.outputs)
         with self._lock:
             self._trips.pop(reader.sequence, None)
         self._arm_timer()
@@ -299,7 +352,13 @@ class Worker:
         """Gives memory back that no message has taken along."""
         self._release_timer = None
         with self._lock:
-            if not self.alive or self._trips:
+            calls = [call for trip in self._trips.values() for call in trip.calls]
+        try:
+            checks.check_held(self._peer.lent(), calls, self._max_bytes)
+        except ProtocolError as error:
+            self.condemn(f"holds {error};")
+        with self._lock:
+            if not self.alive or self._trips or self._outbox:
                 return
             message = self._writer.release()
             if message is not None:
@@ -348,6 +407,8 @@ class Worker:
 
     def condemn(self, verdict: str, *, timed_out: bool = False) -> None:
         """The worker misbehaves: kill it, and answer for it."""
+        if not self.alive:
+            return
         self._verdict = verdict
         self.kill(signal.SIGKILL)
         self._lost(f"python worker {self.name} (pid {self.pid}) {verdict} and was killed", timed_out=timed_out)
@@ -369,11 +430,11 @@ class Worker:
         self._lost(f"python worker {self.name} (pid {self.pid}) {how}")
 
     def _closed(self) -> None:
-        """End of file: the master will say more in a moment."""
-        self._io.loop.remove_reader(self._sock)
-        self._io.loop.call_later(
-            EXIT_WAIT_S, lambda: self._lost(f"python worker {self.name} (pid {self.pid}) closed its connection")
-        )
+        """End of file: the master will say more in a moment, unless the process lives on."""
+        if not self._over:
+            self._over = True
+            self._io.loop.remove_reader(self._sock)
+            self._io.loop.call_later(EXIT_WAIT_S, self.condemn, "closed its connection")
 
     def _lost(self, reason: str, *, timed_out: bool = False) -> None:
         with self._lock:
@@ -392,10 +453,14 @@ class Worker:
         held = sum(len(trip.calls) for trip in trips)
         self._io.loop.remove_reader(self._sock)
         self._io.loop.remove_writer(self._sock)
-        self._sock.close()
+        if self._verdict:
+            checks.close_apart([self._sock.detach()])  # descriptors may wait in it
+        else:
+            self._sock.close()
         with contextlib.suppress(OSError):
             self.remote.close()
         self.output.ended()
+        self._peer.close()
         text = f"{reason} while it held {held} call{'s' if held != 1 else ''}" if held else reason
         tail = self.output.tail()
         if tail and not self.ready:
@@ -405,11 +470,3 @@ class Worker:
             error: ModelBoxError = TimedOutError(text) if timed_out else WorkerLostError(text)
             trip.done([WorkerResult([], error) for _ in trip.calls])
         self.on_room()
-
-
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) // fds.itemsize * fds.itemsize])
-    return list(fds)

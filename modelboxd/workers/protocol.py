@@ -32,7 +32,7 @@ from typing import Any
 
 from modelbox._core import ffi, lib, objects
 from modelbox._core.memory import Pool, address, new_error, new_list, own_list, raise_error
-from modelbox.errors import ModelBoxError, UnitError
+from modelbox.errors import ModelBoxError, OutOfMemoryError, UnitError
 from modelbox.status import TEXTS, StatusCode
 
 CData = Any
@@ -58,8 +58,15 @@ ERROR, KEEPS_SESSION, DATA_PRE, MORE, SKIPPED, RULE, STOPS = 1, 2, 4, 8, 16, 32,
 MESSAGE_LIMIT = 64 << 10  # bytes of a message on the socket
 BODY_LIMIT = 64 << 20  # bytes of a body in an arena
 INLINE_LIMIT = 4096  # payloads up to this many bytes travel inside the message
-ARENA_LIMIT = 1 << 34  # bytes of one arena: no number of them fills the address space
-ANCILLARY = 64  # bytes for control data: one descriptor
+# What of a worker's memory may be mapped in the daemon at a time. Its pool keeps to both, so that a unit gets "out of
+# memory" and is not taken for a hostile one.
+ARENAS = 1024
+ARENA_BYTES = 1 << 34
+ARENA_SIZE = ARENA_BYTES // ARENAS
+ANCILLARY = 1100  # bytes for control data: all descriptors that the kernel allows, so that none is dropped unseen
+EXTERNALS = 1024  # lists of a source that wait for their process() call
+OPEN_SESSIONS = 1 << 16  # that a source has open
+MOST_SESSIONS = (1 << 24) - 1  # numbers for the sessions of a source: a call has 24 bits for it
 
 
 class ProtocolError(ModelBoxError):
@@ -117,17 +124,36 @@ class Peer:
         self.pool = pool
         self.handle: CData = ffi.gc(peer, lib.mb_peer_free)
         self.address = address(peer)
+        if not private_maps:
+            lib.mb_peer_limit(peer, ARENAS, ARENA_BYTES)
 
     def map(self, number: int, fd: int) -> None:
         """Maps an arena of the other side; `fd` stays the caller's. Raises ProtocolError."""
         error = new_error()
-        if lib.mb_peer_map(self.handle, number, fd, ARENA_LIMIT, error) < 0:
+        if lib.mb_peer_map(self.handle, number, fd, (1 << 64) - 1, error) < 0:
             raise ProtocolError(ffi.string(error.message).decode(errors="replace"))
 
     def unmap(self, numbers: Sequence[int]) -> None:
-        """Forgets arenas of the other side."""
+        """Forgets arenas of the other side. Raises ProtocolError."""
         for number in numbers:
-            lib.mb_peer_unmap(self.handle, number)
+            if lib.mb_peer_unmap(self.handle, number) < 0:
+                raise ProtocolError(f"arena {number} is not known")
+
+    def close(self) -> None:
+        """The other side is gone: takes everything back now, not when the garbage collector comes by."""
+        lib.mb_peer_close(self.handle)
+
+    def lent(self) -> tuple[int, int]:
+        """Buffers and bytes that the other side has and has not given back."""
+        buffers, size = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+        lib.mb_peer_lent(self.handle, buffers, size)
+        return int(buffers[0]), int(size[0])
+
+    def mapped(self) -> tuple[int, int]:
+        """Arenas and bytes of the other side that are mapped here."""
+        arenas, size = ffi.new("uint32_t *"), ffi.new("uint64_t *")
+        lib.mb_peer_mapped(self.handle, arenas, size)
+        return int(arenas[0]), int(size[0])
 
 
 class Writer:
@@ -172,6 +198,8 @@ class Reader:
         self._data: bytes | bytearray | memoryview = data
         self._at = HEADER.size
         if flags:
+            if self.kind not in (CALLS, RESULTS, EXTERNAL, RELEASE):
+                raise ProtocolError(f"a large message of type {self.kind}")
             self._fetch_large()
 
     def _fetch_large(self) -> None:
@@ -179,6 +207,8 @@ class Reader:
         data = ffi.from_buffer(self._data)
         if lib.mb_peer_decode(self._peer.handle, data, len(self._data), used, 1, items, error) < 0:
             raise ProtocolError(ffi.string(error.message).decode(errors="replace"))
+        if used[0] != len(self._data):
+            raise ProtocolError("a large message that is too long")
         buffer = items.items[0]
         size = 0 if buffer == ffi.NULL else lib.mb_buffer_size(buffer)
         if not 0 < size <= BODY_LIMIT:
@@ -190,6 +220,8 @@ class Reader:
     def _read(self, read: Callable[..., list[Any]], count: int) -> list[Any]:
         try:
             return read(self._peer.address, self._data, self._at, count, self.released)
+        except OutOfMemoryError:
+            raise  # of this side
         except ModelBoxError as error:
             raise ProtocolError(str(error)) from None
 
@@ -218,7 +250,14 @@ class Reader:
 
     def release(self) -> None:
         """Takes back what the other side is done with."""
+        if self.count:
+            raise ProtocolError("a release with results")
         self._read(objects.read_calls, 0)
+
+    def end(self) -> None:
+        """Nothing more may follow. Raises ProtocolError."""
+        if self._at != len(self._data) or self.released:
+            raise ProtocolError(f"a message of type {self.kind} that is too long")
 
     def unpack(self, layout: struct.Struct) -> tuple[Any, ...]:
         """The next fields."""
@@ -257,17 +296,14 @@ class Arenas:
         self._fds = ffi.new("int32_t[64]")
 
     def news(self) -> Sequence[tuple[bytes, int | None]]:
-        """ARENA messages with a descriptor that stays ours, and a GONE message; mostly none."""
+        """GONE messages, then ARENA messages with a descriptor that stays ours; mostly none."""
         if not objects.has_news(self._peer.address):
             return ()
         ids, fds, peer = self._ids, self._fds, self._peer.handle
         messages: list[tuple[bytes, int | None]] = []
-        while True:
-            count = lib.mb_peer_take_fds(peer, ids, fds, 64)
-            messages += [(header_only(ARENA, ARENA_BODY.pack(ids[at], 0)), fds[at]) for at in range(count)]
-            if count < 64:
-                break
-        count = lib.mb_peer_take_gone(peer, ids, 64)
-        if count:
+        # First what is gone: the other side allows only so many.
+        while count := lib.mb_peer_take_gone(peer, ids, 64):
             messages.append((header_only(GONE, bytes(ffi.buffer(ids, count * 4)), count=count), None))
+        while count := lib.mb_peer_take_fds(peer, ids, fds, 64):
+            messages += [(header_only(ARENA, ARENA_BODY.pack(ids[at], 0)), fds[at]) for at in range(count)]
         return messages

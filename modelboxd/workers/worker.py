@@ -67,7 +67,7 @@ class Worker:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.pool = Pool(arena_size=16 << 20, keep_bytes=64 << 20)
+        self.pool = Pool(arena_size=protocol.ARENA_SIZE, max_bytes=protocol.ARENA_BYTES, keep_bytes=64 << 20)
         buffer_module.set_default_pool(self.pool)
         buffer_module.allow_pickle()
         self.peer = Peer(self.pool, private_maps=True)
