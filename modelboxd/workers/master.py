@@ -12,6 +12,7 @@ When the socket closes, the daemon is gone: the master ends, and the kernel ends
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -93,6 +94,8 @@ class Master:
         pid = os.fork()
         if pid == 0:
             become_worker(self, order, fds, master)
+        with contextlib.suppress(PermissionError, ProcessLookupError):  # it did so itself
+            os.setpgid(pid, pid)
         for fd in fds:
             os.close(fd)
         self.workers[pid] = order["id"]
@@ -101,21 +104,29 @@ class Master:
     def reap(self) -> None:
         while self.workers:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if not pid:
+            if ended is None:
                 return
+            kill_group(ended.si_pid)  # while its number is still taken
+            pid, status = os.waitpid(ended.si_pid, 0)
             number = self.workers.pop(pid, None)
             if number is not None:
                 code = os.waitstatus_to_exitcode(status)
                 self.send({"op": "exited", "id": number, "pid": pid, "code": max(code, 0), "signal": max(-code, 0)})
 
     def end(self) -> None:
-        """The daemon is gone: so are we, and our workers by their parent-death signal."""
+        """The daemon is gone: so are we, and our workers with what they have started."""
         for pid in self.workers:
-            os.kill(pid, signal.SIGKILL)
+            kill_group(pid)
         os._exit(0)
+
+
+def kill_group(pid: int) -> None:
+    """Ends a worker and the processes that its unit has started, unless those have a session of their own."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def become_worker(master: Master, order: dict[str, Any], fds: list[int], parent: int) -> None:
@@ -124,12 +135,14 @@ def become_worker(master: Master, order: dict[str, Any], fds: list[int], parent:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(0)  # the master died before the signal was set
+        os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.close(master.wake_read)
         os.close(master.wake_write)
         master.sock.close()
         sock_fd, output = fds
+        os.set_inheritable(sock_fd, False)
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.close(output)

@@ -117,6 +117,8 @@ class WorkerPool:
         elif message["op"] == "exited":
             self._workers.pop(message["id"], None)
             worker.exited(message["code"], message["signal"])
+            for other, _ in list(self._workers.values()):
+                other.forget_gone()
 
     def _master_gone(self, sock: socket.socket) -> None:
         """Its workers died with it."""

@@ -183,9 +183,12 @@ class Worker:
     # ---- sending (lock held) -------------------------------------------------------------------------------
 
     def _send(self, message: bytes) -> None:
+        self._send_news()
+        self._send_one(message, None)
+
+    def _send_news(self) -> None:
         for news, fd in self._arenas.news():
             self._send_one(news, fd)
-        self._send_one(message, None)
 
     def _send_ended(self) -> None:
         while self._ended and not self._outbox:
@@ -363,6 +366,14 @@ class Worker:
             message = self._writer.release()
             if message is not None:
                 self._send(message)
+            else:
+                self._send_news()
+
+    def forget_gone(self) -> None:
+        """Memory of others that it has seen may be gone: it should not hold on to that."""
+        with self._lock:
+            if self.alive and not self._outbox:
+                self._send_news()
 
     # ---- time limit (I/O thread) -------------------------------------------------------------------------------
 
