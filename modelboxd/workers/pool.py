@@ -133,6 +133,10 @@ class WorkerPool:
         if not self._closing:
             log.error("the python-master (pid %s) died; it and its workers are being replaced", master and master.pid)
         for worker, _ in workers:
+            if worker.pid:
+                # What its unit has started is not ended by the kernel.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(worker.pid, signal.SIGKILL)
             worker.exited(0, signal.SIGKILL)
 
     def tell_master(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> bool:
