@@ -83,7 +83,7 @@ bench: setup ## ratios against baselines that run in the same call
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 soak: setup ## MINUTES of mixed good and bad requests, memory and descriptors watched
-	@$(BIN)/python benchmarks/soak.py $(or $(MINUTES),30)
+	@$(BIN)/python benchmarks/soak.py $(or $(MINUTES),30) $(ARGS)
 
 package: setup ## source archive and wheel (with the native units built here) into dist/
 	@rm -rf dist *.egg-info build/lib* build/bdist* build/temp*

@@ -1,5 +1,8 @@
 """`python benchmarks/soak.py MINUTES`: mixed good and bad requests against both examples, memory and descriptors watched.
 
+With `--kill-workers` worker processes are killed at random moments as well: requests may then fail with 500 or 503, but
+each is answered, and most are answered well.
+
 Samples the resident memory, shared memory, descriptors, threads and processes of the daemon and its children every
 few seconds. Fails when a good request is not answered well, a bad one is not refused, or something grows after the
 first fifth of the time.
@@ -59,8 +62,10 @@ def start(scratch: Path) -> tuple[subprocess.Popen[str], dict[str, int]]:
 class Load:
     """Sends one kind of request after the other; counts what came back."""
 
-    def __init__(self, ports: dict[str, int]) -> None:
+    def __init__(self, ports: dict[str, int], borne: frozenset[int] = frozenset()) -> None:
         self.ports = ports
+        self.borne = borne  # statuses that a good request may get, too
+        self.failed: Counter[str] = Counter()  # those that did
         self.counts: Counter[str] = Counter()
         self.wrong: Counter[str] = Counter()
         self.stop = threading.Event()
@@ -98,7 +103,9 @@ class Load:
                 status = -1
                 self.wrong[f"{name}: {error}"] += 1
             self.counts[name] += 1
-            if good and status not in good:
+            if good and status not in good and status in self.borne:
+                self.failed[f"{name}: {status}"] += 1
+            elif good and status not in good:
                 self.wrong[f"{name}: {status}"] += 1
 
     def send(self, port: str, path: str, body: bytes | None) -> int:
@@ -125,6 +132,37 @@ class Load:
         return 0
 
 
+class Killer:
+    """Kills a random worker process every few seconds."""
+
+    SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
+
+    def __init__(self, daemon: int, every_s: float, stop: threading.Event) -> None:
+        self.killed: Counter[str] = Counter()
+        self._daemon = psutil.Process(daemon)
+        self._every_s = every_s
+        self._stop = stop
+
+    def run(self) -> None:
+        chooser = random.Random(1)
+        while not self._stop.wait(chooser.expovariate(1 / self._every_s)):
+            workers = [one for one in self._daemon.children(recursive=True) if self._is_worker(one)]
+            if workers:
+                which = chooser.choice(self.SIGNALS)
+                try:
+                    chooser.choice(workers).send_signal(which)
+                except psutil.NoSuchProcess:
+                    continue
+                self.killed[which.name] += 1
+
+    @staticmethod
+    def _is_worker(process: psutil.Process) -> bool:
+        try:
+            return "python-worker" in " ".join(process.cmdline())
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            return False
+
+
 def sample(process: psutil.Process) -> tuple[float, float, int, int, int]:
     """Private and shared resident MB of all processes, descriptors, threads, processes."""
     private = shared = 0.0
@@ -143,10 +181,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("minutes", type=float)
     parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--kill-workers", action="store_true", help="kill worker processes at random moments")
+    parser.add_argument("--every", type=float, default=5.0, help="seconds between two kills, on average")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         daemon, ports = start(Path(scratch))
-        load = Load(ports)
+        load = Load(ports, frozenset({500, 503}) if options.kill_workers else frozenset())
+        killer = Killer(daemon.pid, options.every, load.stop)
+        if options.kill_workers:
+            threading.Thread(target=killer.run, daemon=True).start()
         clients = [threading.Thread(target=load.run, args=(seed,)) for seed in range(options.clients)]
         for client in clients:
             client.start()
@@ -156,7 +199,10 @@ def main() -> int:
         print("   TIME  PRIVATE   SHARED   FDS  THREADS  PROCESSES  REQUESTS  WRONG")
         while time.monotonic() < end and daemon.poll() is None:
             load.stop.wait(SAMPLE_S)
-            row = sample(process)
+            try:
+                row = sample(process)
+            except psutil.NoSuchProcess:
+                continue  # one ended meanwhile
             rows.append(row)
             if len(rows) % 6 == 1:
                 elapsed = options.minutes * 60 - (end - time.monotonic())
@@ -171,6 +217,9 @@ def main() -> int:
         died = daemon.poll()
         daemon.send_signal(signal.SIGTERM)
         code = daemon.wait(90)
+    if options.kill_workers:
+        failed, all_of_them = sum(load.failed.values()), sum(load.counts.values())
+        print(f"killed: {dict(killer.killed)}; {failed} of {all_of_them} requests failed for it: {dict(load.failed)}")
     return verdict(rows, load, died, code)
 
 
@@ -178,6 +227,8 @@ def verdict(rows: list[tuple[float, float, int, int, int]], load: Load, died: in
     """Compares the second fifth of the samples with the last one."""
     print("requests:", ", ".join(f"{name} {count}" for name, count in sorted(load.counts.items())))
     problems = [f"{what} x{count}" for what, count in load.wrong.items()]
+    if sum(load.failed.values()) > sum(load.counts.values()) / 2:
+        problems.append("most requests failed")
     if died is not None or code != 0:
         problems.append(f"the daemon ended with {code}")
     fifth = max(1, len(rows) // 5)

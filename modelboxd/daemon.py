@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -29,6 +30,8 @@ from modelboxd.settings import Settings
 
 log = logging.getLogger(__name__)
 
+DESCRIPTORS = 65536
+
 
 class Daemon:
     """One server process."""
@@ -48,6 +51,7 @@ class Daemon:
 
     def run(self) -> int:
         """Serves until SIGTERM or SIGINT. Returns the exit code; raises ModelBoxError when it cannot start."""
+        raise_descriptor_limit()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, self._on_reload)
@@ -172,6 +176,15 @@ class Daemon:
             self.api.stop()
         self.runtime.close()
         log.info("stopped")
+
+
+def raise_descriptor_limit() -> None:
+    """Connections and the arenas of workers need a descriptor each; the usual limit of 1024 is for old programs that
+    use select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def check(settings: Settings, path: Path) -> Plan:

@@ -73,7 +73,26 @@ static void test_meta_fuzz(void) {
   mb_pool_free(pool);
 }
 
+/* As many keys as fit: checked in a moment, and the one that occurs twice is found wherever it stands. */
+static void test_many_keys(void) {
+  const uint32_t count = MB_META_MAX_SIZE / 24;
+  uint8_t *block = calloc(count, 24);
+  for (uint32_t at = 0; at < count; at++) {
+    uint8_t *entry = block + at * 24;
+    entry[0] = MB_META_INT;
+    entry[1] = 4;
+    entry[4] = 8;
+    uint32_t key = at + 0x01010101u; /* no zero bytes */
+    for (int byte = 0; byte < 4; byte++) entry[8 + byte] = (uint8_t)((key >> (byte * 7)) | 0x80);
+  }
+  CHECK(mb_meta_check(block, count * 24) == 0);
+  memcpy(block + 8, block + (count - 1) * 24 + 8, 4);
+  CHECK(mb_meta_check(block, count * 24) == -MB_INVALID);
+  free(block);
+}
+
 void test_metas(void) {
+  test_many_keys();
   test_meta();
   test_meta_fuzz();
 }

@@ -69,6 +69,45 @@ static void test_peer_refuses_unsealed(void) {
   free_pair(&link);
 }
 
+static void check_mapped(mb_peer *peer, uint32_t arenas) {
+  uint32_t count;
+  uint64_t bytes;
+  mb_peer_mapped(peer, &count, &bytes);
+  CHECK(count == arenas && (bytes > 0) == (arenas > 0));
+}
+
+/* What is mapped of a peer is limited, and buffers that keep a mapping count until they go. */
+static void test_peer_limits(void) {
+  pair link = new_pair();
+  mb_list *list = peer_list(link.here), *got = mb_list_new(0);
+  uint8_t wire[8192];
+  uint64_t size = encode(&link, list, wire, sizeof wire), used = 0;
+  CHECK(mb_peer_decode(link.receiver, wire, size, &used, 11, got, &error) == 0);
+  check_mapped(link.receiver, 1);
+  mb_arena *arena = list->items[10]->data->arena;
+  CHECK(mb_peer_unmap(link.receiver, arena->id) == 0 && mb_peer_unmap(link.receiver, arena->id) == -MB_NOTFOUND);
+  check_mapped(link.receiver, 1);
+  mb_peer_limit(link.receiver, 1, UINT64_MAX);
+  CHECK(mb_peer_map(link.receiver, 5, arena->fd, UINT64_MAX, &error) == -MB_NOBUFS);
+  mb_peer_limit(link.receiver, 9, arena->size);
+  CHECK(mb_peer_map(link.receiver, 5, arena->fd, UINT64_MAX, &error) == -MB_INVALID);
+  mb_peer_limit(link.receiver, 9, arena->size * 2);
+  CHECK(mb_peer_map(link.receiver, 5, arena->fd, UINT64_MAX, &error) == 0);
+  check_mapped(link.receiver, 2);
+  mb_list_free(got);
+  check_mapped(link.receiver, 1);
+  /* Closed: nothing is lent or known any more, and all goes on without a crash. */
+  uint64_t buffers, bytes, id = 1ull << 32;
+  mb_peer_close(link.receiver);
+  mb_peer_close(link.sender);
+  check_mapped(link.receiver, 0);
+  mb_peer_lent(link.sender, &buffers, &bytes);
+  CHECK(buffers == 0 && bytes == 0 && mb_peer_release(link.sender, &id, 1, &error) == -MB_INVALID);
+  CHECK(mb_peer_unmap(link.receiver, 5) == -MB_NOTFOUND);
+  mb_list_free(list);
+  free_pair(&link);
+}
+
 /* Damaged messages: an error or a harmless result, never a crash or a read outside. */
 static void test_peer_fuzz(void) {
   pair link = new_pair();
@@ -110,5 +149,6 @@ static void test_peer_fuzz(void) {
 void test_peer_links(void) {
   test_peers();
   test_peer_refuses_unsealed();
+  test_peer_limits();
   test_peer_fuzz();
 }

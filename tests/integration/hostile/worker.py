@@ -174,6 +174,15 @@ def arenas(size: int) -> Attack:
     return called(run)
 
 
+def external(body: bytes, count: int = 1) -> Attack:
+    return called(lambda self: self.send(protocol.EXTERNAL, body, count=count))
+
+
+def sources(self: Hostile) -> None:
+    for number in range(1, 10_000):
+        self.send(protocol.EXTERNAL, RESULT.pack(0, 1, number, 0) + PORT.pack(1, 0) + encoded(NONE))
+
+
 def pipe_end() -> int:
     return os.pipe()[0]
 
@@ -367,6 +376,12 @@ ATTACKS: dict[str, tuple[Attack, str | None]] = {
     ),
     "many arenas gone": (called(lambda self: self.send(protocol.GONE, count=MOST)), "cut off"),
     "external data of no source": (called(lambda self: self.send(protocol.EXTERNAL)), "a message of type 20"),
+    "source, no number": (external(RESULT.pack(0, 0, 0, 0)), "external data for session 0"),
+    "source, large number": (external(RESULT.pack(0, 0, 1 << 24, 0)), "external data for session 16777216"),
+    "source, an error": (external(RESULT.pack(1, 0, 1, 0)), "external data with a result"),
+    "source, two ports": (external(RESULT.pack(0, 2, 1, 0) + PORT.pack(0, 0) * 2), "external data with a result"),
+    "source, two sessions": (external(RESULT.pack(0, 0, 1, 0) * 2, 2), "external data of several sessions"),
+    "source, endless": (called(sources), "more than 1024 lists of external data"),
     "keeps all": (keeps, "does the unit keep its inputs"),
     "never reads": (never_reads, "has not read its messages"),
     "silent": (called(lambda self: None), "did not answer within"),
