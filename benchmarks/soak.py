@@ -38,7 +38,8 @@ SHARED_GROWTH_MB = 2 * 68.0
 
 def start(scratch: Path) -> tuple[subprocess.Popen[str], dict[str, int]]:
     """The daemon on both examples with ports that the kernel chose."""
-    command = [sys.executable, "-m", "modelboxd", "-V"]
+    (scratch / "modelbox.conf").write_text(f'[server]\nport = 0\nstate_dir = "{scratch}/state"\n')
+    command = [sys.executable, "-m", "modelboxd", "-V", "-c", str(scratch / "modelbox.conf")]
     for name, port in (("hello_world", 7770), ("text_detection", 7771)):
         example = TOP / "examples" / name
         text = (example / f"graph/{name}.toml").read_text().replace(f"127.0.0.1:{port}", "127.0.0.1:0")
@@ -48,7 +49,7 @@ def start(scratch: Path) -> tuple[subprocess.Popen[str], dict[str, int]]:
     ports = []
     assert daemon.stderr is not None
     for line in daemon.stderr:
-        found = re.search(r"listens on .* \(port (\d+)\)", line)
+        found = re.search(r"node '\w+' listens on .* \(port (\d+)\)", line)
         if found:
             ports.append(int(found[1]))
         if "is ready:" in line:
