@@ -22,6 +22,7 @@ RECEIVE_FLAGS = int(socket.MSG_CMSG_CLOEXEC)  # what arrives is not for programs
 OUTBOX = 1024  # messages that wait until the worker reads
 STALL_S = 10.0  # how long a worker without calls may leave them there
 MESSAGES_PER_S, MESSAGES_AT_ONCE = 5000, 2000  # other than results and data of sources
+MESSAGE_COST = 512  # bytes of a message that count as one more
 PRINTED_PER_S, PRINTED_AT_ONCE = 4 << 20, 1 << 20  # bytes of its output, with LINE_COST for each line
 LINE_COST = 512
 LEAST_PAUSE_S = 0.02

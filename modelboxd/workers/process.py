@@ -90,6 +90,7 @@ class Worker:
         self._verdict = ""  # why we killed it ourselves
         self._ended: list[int] = []  # sessions whose end it has not heard of, while the outbox is not empty
         self._over = False  # end of file
+        self._stall_watched = False  # _check_stall() will be called
         self._moved = 0  # messages that have left the outbox
         self._pace = checks.Pace(checks.MESSAGES_PER_S, checks.MESSAGES_AT_ONCE)
         self._pause_s = 0.0  # until the next message is read
@@ -202,8 +203,12 @@ class Worker:
         if len(self._outbox) == checks.OUTBOX:
             self._io.call(self.condemn, "does not read its messages")
             return
-        # The arena's descriptor may be closed before the socket takes the message: keep one of our own.
-        self._outbox.append((message, None if fd is None else os.dup(fd)))
+        try:
+            # The arena's descriptor may be closed before the socket takes the message: keep one of our own.
+            self._outbox.append((message, None if fd is None else os.dup(fd)))
+        except OSError as error:
+            self._io.call(self.condemn, f"cannot be sent memory ({error})")
+            return
         self._io.call(self._watch_writable)
 
     def _try_send(self, message: bytes, fd: int | None) -> bool:
@@ -221,7 +226,9 @@ class Worker:
     def _watch_writable(self) -> None:
         if self.alive:
             self._io.loop.add_writer(self._sock, self._writable)
-            self._io.loop.call_later(checks.STALL_S, self._check_stall, self._moved)
+            if not self._stall_watched:
+                self._stall_watched = True
+                self._io.loop.call_later(checks.STALL_S, self._check_stall, self._moved)
 
     def _writable(self) -> None:
         with self._lock:
@@ -244,6 +251,9 @@ class Worker:
         with self._lock:
             unsent = sum(message[4] == protocol.CALLS for message, _ in self._outbox)
             stalls = bool(self._outbox) and moved == self._moved and unsent == len(self._trips)
+        self._stall_watched = bool(self._outbox) and self.alive and not stalls
+        if self._stall_watched:
+            self._io.loop.call_later(checks.STALL_S, self._check_stall, self._moved)
         if stalls:
             self.condemn(f"has not read its messages for {checks.STALL_S:g} s")
 
@@ -293,10 +303,15 @@ class Worker:
             said = "sent what cannot be taken" if isinstance(error, OutOfMemoryError) else "sent nonsense"
             self.condemn(f"{said}: {error}")
             return False
+        except Exception:
+            checks.close_apart(fds)
+            log.exception("python worker %s: a message failed", self.name, extra=self.output.about)
+            self.condemn("sent what the daemon failed on")
+            return False
         for fd in fds:
             os.close(fd)
         if reader.kind not in (protocol.RESULTS, protocol.EXTERNAL):
-            self._pause_s = self._pace.take(1)
+            self._pause_s = self._pace.take(1 + size // checks.MESSAGE_COST)
         return True
 
     def _dispatch(self, reader: Reader, fds: list[int]) -> None:

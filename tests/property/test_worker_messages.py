@@ -105,6 +105,7 @@ def test_any_bytes_are_taken_or_end_the_worker(messages: list[tuple[bytes, int]]
         assert not said
         worker.condemn("is not needed any more")
     assert len(said) == 1 and len(answers) == 2, (said, answers)
+    assert "failed on" not in said[0]
     answers.clear()
     remote.close()
     assert pool.stats().live_buffers == 0
