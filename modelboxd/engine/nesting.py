@@ -249,8 +249,12 @@ class LoopKind(ConditionKind):
         self.gathered = [self.out]
         self.limit = node.loop_limit
 
+    def own_round(self, stream: Stream) -> Round | None:
+        """The stream, when it has come back to this loop; a round of a loop around this one has not."""
+        return stream if isinstance(stream, Round) and stream.loop is self.step else None
+
     def amount(self, feed: Feed) -> int:
-        if isinstance(feed.stream, Round):
+        if self.own_round(feed.stream):
             return feed.matched()
         gather = self.step.gathers.get(feed.stream)
         inside = feed.base - (gather.received if gather is not None else 0)
@@ -265,8 +269,8 @@ class LoopKind(ConditionKind):
 
     def expire(self, part: Part) -> None:
         """Values that have had all their calls become errors, which leave."""
-        stream, step = part.feed.stream, self.step
-        if not isinstance(stream, Round):
+        stream, step = self.own_round(part.feed.stream), self.step
+        if stream is None:
             return
         calls = stream.calls[part.first : part.first + part.count]
         if max(calls, default=0) < self.limit:
@@ -288,14 +292,14 @@ class LoopKind(ConditionKind):
     def join(self, part: Part) -> None:
         super().join(part)
         assert part.outputs is not None
-        stream = part.feed.stream
+        turn = self.own_round(part.feed.stream)
         back, out = part.outputs[self.back], part.outputs[self.out]
         leaving: list[tuple[int, CoreList | None]] = []
         again, positions, calls = new_list(0), [], []
         for at in range(part.count):
             index, made = part.first + at, 1
-            if isinstance(stream, Round):
-                index, made = stream.positions[part.first + at], stream.calls[part.first + at] + 1
+            if turn is not None:
+                index, made = turn.positions[part.first + at], turn.calls[part.first + at] + 1
             if back.items[at] == ffi.NULL:
                 value = slice_list(out, at, 1) if out.items[at] != ffi.NULL else None
                 if value is not None:
@@ -312,19 +316,19 @@ class LoopKind(ConditionKind):
         step, stream = self.step, part.feed.stream
         leaving, again, positions, calls = part.yields or ([], None, [], [])
         session = stream.session
-        origin = stream
-        if isinstance(stream, Round):
-            assert stream.parent is not None
-            origin = stream.parent
-            if part.end and part.first + part.count != len(stream.positions):
-                text = f"node '{step.name}': {len(stream.positions)} values went into the loop's body, "
+        origin, arrived = stream, self.own_round(stream)
+        if arrived is not None:
+            assert arrived.parent is not None
+            origin = arrived.parent
+            if part.end and part.first + part.count != len(arrived.positions):
+                text = f"node '{step.name}': {len(arrived.positions)} values went into the loop's body, "
                 step.job.fail_locked(session, UnitError(text + f"{part.first + part.count} came back"))
                 return
         gather = step.gather(origin, part.feed.metas)
         for index, items in leaving:
             gather.put(index, None if items is None else [items])
         if positions:
-            turn = Round(session, origin, positions, calls)
+            turn = Round(session, origin, step, positions, calls)
             meta = merge_metas(part.feed.metas)
             step.emit_port(self.back, turn, again, True, meta)
         entry = step.feeds.get(origin)
@@ -332,7 +336,7 @@ class LoopKind(ConditionKind):
             step.mark(entry)  # there is room for more in the loop
 
     def close(self, feed: Feed) -> None:
-        if not isinstance(feed.stream, Round):
+        if self.own_round(feed.stream) is None:
             self.step.gather(feed.stream, feed.metas).finish(feed.base)
 
 
