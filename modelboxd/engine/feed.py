@@ -81,6 +81,7 @@ class Part:
         "metas",
         "outputs",
         "pieces",
+        "told",
         "yields",
     )
 
@@ -93,6 +94,7 @@ class Part:
         self.end = end  # nothing follows
         self.event = False  # no input: calls for events, or calls that had to wait for them
         self.done = False
+        self.told = False  # the unit has heard of the stream's end
         self.pieces: list[Piece] = []  # what the outputs are made of (calls.py)
         self.outputs: list[CoreList] | None = None  # one list per output port
         self.yields: list[Any] = []  # results that do not go on in the same stream: see kinds.py

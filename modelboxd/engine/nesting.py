@@ -13,7 +13,7 @@ from modelbox.errors import UnitError
 from modelboxd.engine.calls import Call, Passed, Piece, RuleBroken, passed_by, port_metas, results
 from modelboxd.engine.errors import all_seen, error_list, split
 from modelboxd.engine.feed import CoreList, Feed, Part, concat, slice_list
-from modelboxd.engine.kinds import ConditionKind, Kind, StreamKind
+from modelboxd.engine.kinds import ConditionKind, Kind, StreamKind, ends_in
 from modelboxd.engine.meta import merge_metas
 from modelboxd.engine.session import Round, Stream
 
@@ -62,23 +62,28 @@ class ExpandKind(Kind):
 
     def join(self, part: Part) -> None:
         step = self.step
+        part.told = ends_in(part.pieces)
         for number, piece in enumerate(part.pieces):
             if isinstance(piece, Passed):
-                part.yields.append((piece.index, piece.child, piece.lists, True, True))
+                metas = self.output_metas(part.feed, None)
+                part.yields.append((piece.index, piece.child, piece.lists, True, True, metas))
                 continue
             if piece.skipped:
                 part.pieces = part.pieces[number:]
                 return
             lists = results(step, piece, 1)
-            if piece.metas and any(piece.metas):
-                part.feed.out_metas = piece.metas
+            metas = self.output_metas(part.feed, piece)
             child = piece.child
             if child is not None:
-                part.yields.append((child.index, child, lists, not piece.event, not piece.more))
+                part.yields.append((child.index, child, lists, not piece.event, not piece.more, metas))
             if piece.more and self.hold(part.feed, piece):
                 part.pieces = part.pieces[number + 1 :]
                 return
         part.pieces = []
+
+    def output_metas(self, feed: Feed, call: Call | None) -> list[bytes] | None:
+        """The stream meta that the unit has set for a sub-stream, per output port; `call` is its own, if any."""
+        return call.metas if call is not None else None
 
     def hold(self, feed: Feed, call: Call) -> bool:
         """The call's context has events; whether the calls behind it have to wait."""
@@ -97,8 +102,8 @@ class ExpandKind(Kind):
 
     def deliver(self, part: Part) -> None:
         step, feed = self.step, part.feed
-        metas: list[bytes] | None = None
-        for index, child, lists, begin, end in part.yields:
+        inherited: bytes | None = None
+        for index, child, lists, begin, end, own in part.yields:
             if child is None:
                 for partner in step.partners:
                     partner.gather(feed.stream, feed.metas).put(index, None)
@@ -107,12 +112,16 @@ class ExpandKind(Kind):
                 feed.children += 1
                 for partner in step.partners:
                     partner.gather(feed.stream, feed.metas)
-                if metas is None:
+                if inherited is None:
                     inherited = merge_metas(feed.metas)
-                    metas = [merge_metas([own, inherited]) for own in feed.out_metas or [b""] * len(step.output_ports)]
+            metas: list[bytes] | None = None
+            if own and any(own):
+                metas = [merge_metas([meta, inherited or b""]) for meta in own]
+            elif begin:
+                metas = [inherited or b""] * len(step.output_ports)
             if end:
                 feed.children -= 1
-            step.emit(child, lists, end, metas if begin else None)
+            step.emit(child, lists, end, metas)
             if feed.stream.session.dead:
                 return
 
@@ -145,6 +154,12 @@ class StreamExpandKind(ExpandKind):
             part.pieces.append(last)
         if last is not None:
             last.end = True
+
+    def output_metas(self, feed: Feed, call: Call | None) -> list[bytes] | None:
+        """Set once for all sub-streams: the unit has one context."""
+        if call is not None and call.metas and any(call.metas):
+            feed.out_metas = call.metas
+        return feed.out_metas
 
     def hold(self, feed: Feed, call: Call) -> bool:
         feed.events.append(feed)

@@ -35,7 +35,7 @@ from modelboxd.workers.protocol import HEADER, Arenas, Peer, ProtocolError, Read
 BEGIN, END, EVENT, CANCEL = protocol.BEGIN, protocol.END, protocol.EVENT, protocol.CANCEL
 CONTINUE = StatusCode.STATUS_CONTINUE
 SUCCESS = StatusCode.STATUS_SUCCESS
-
+STOPPING = (StatusCode.STATUS_STOP, StatusCode.STATUS_SHUTDOWN)  # a unit wants its job to stop
 
 WITH_EVENTS = ("stream", "expand", "source")  # roles whose units may send events
 
@@ -260,17 +260,19 @@ class Worker:
             unit_log.debug(traceback.format_exc())
             status, text = StatusCode.STATUS_FAULT, describe(error).encode("utf-8", "replace")[:16384]
         if text:
-            results = []
+            # Behind the errors of a failed call stands what data_post() has given.
+            results = [items.cores(self.pool) for items in outputs.values()] if flags & END else []
             result_flags |= protocol.ERROR | (protocol.DATA_PRE if state.failed else 0)
         if context.used_session:
             result_flags |= protocol.KEEPS_SESSION
-        if self.role == "expand" and (text or not self.continued):
-            state.events.clear()  # only CONTINUE keeps a sub-stream open
         if state.events:
             result_flags |= protocol.MORE
             self.held.add(stream)
-        # Stream meta goes out once, with the first results of a stream.
-        sent = [self._output_meta(state, port) for port in outputs] if state.output_meta and flags & BEGIN else None
+        # Stream meta goes out once, before the first result of its port.
+        sent = None
+        if len(state.output_meta) > state.metas_sent:
+            sent = [self._output_meta(state, port) for port in outputs]
+            state.metas_sent = len(state.output_meta)
         self.writer.result(result_flags, status, text, results, sent)
         if flags & END and not state.events:
             self.streams.pop(stream, None)
@@ -293,34 +295,72 @@ class Worker:
         return meta.encode(made._private) if made is not None else b""
 
     def _run(self, context: DataContext, state: StreamState, flags: int, has_data: bool) -> None:
-        unit = self.unit
+        failure: BaseException | None = None
+        self.continued = False
         if flags & BEGIN and self.has_pre:
-            state.failed = True  # until it has gone well
-            status = to_status(unit.data_pre(context), "data_pre()")
-            if not status:
-                raise CallFailed(status.code(), _returned("data_pre", status))
-            state.failed = False
-        failure: CallFailed | None = None
+            failure = self._begin(context, state)
         if has_data and not state.failed:
-            result = unit.process(context)
-            self.continued = False
-            if result is not SUCCESS:
-                failure = failure_of(result)
-                self.continued = result == CONTINUE
-            state.outputs_begun = True
+            try:
+                result = self.unit.process(context)
+                if result is not SUCCESS:
+                    failure = failure_of(result)
+                    self.continued = result == CONTINUE
+            except BaseException as error:
+                failure = error
+            if failure is not None:
+                context._drop_outputs()
+            state.outputs_begun.update(port for port, items in context._outputs.items() if len(items))
+        if self.role == "expand" and not self.continued:
+            state.events.clear()  # only CONTINUE keeps a sub-stream open
         if flags & END and self.has_post and not state.events:
-            unit.data_post(context)
+            self._end(context, state)
         if failure is not None:
             raise failure
 
+    def _begin(self, context: DataContext, state: StreamState) -> BaseException | None:
+        """data_pre(), and why it failed; nothing of a failed one counts, nor what an expand gives in it."""
+        try:
+            status = to_status(self.unit.data_pre(context), "data_pre()")
+        except BaseException as error:
+            failure: BaseException | None = error
+        else:
+            failure = None if status else CallFailed(status.code(), _returned("data_pre", status))
+        state.failed = failure is not None
+        if state.failed or self.role == "expand":
+            context._drop_outputs()
+        return failure
 
-def failure_of(result: Any) -> CallFailed | None:
-    """What process() returned, when that means a failure. Raises CallFailed for what is no status."""
-    status = to_status(result, "process()")
+    def _end(self, context: DataContext, state: StreamState) -> None:
+        """data_post(): what it gives stands behind the results, but in no sub-stream of an expand, and not behind a
+        failed data_pre(). Its own failure changes nothing."""
+        results = dict(context._outputs)
+        context._drop_outputs()
+        try:
+            result = self.unit.data_post(context)
+        except BaseException as error:
+            unit_log.warn(f"data_post() failed: {describe(error)}")
+            result = None
+            context._drop_outputs()
+        given = dict(context._outputs)
+        context._outputs.update(results)
+        for port, items in given.items() if self.role != "expand" and not state.failed else ():
+            for buffer in items:
+                results[port].push_back(buffer)
+        if (
+            isinstance(result, Status | StatusCode)
+            and result in STOPPING
+            and (stop := failure_of(result, "data_post")) is not None
+        ):
+            raise stop
+
+
+def failure_of(result: Any, function: str = "process") -> CallFailed | None:
+    """What a function returned, when that means a failure. Raises CallFailed for what is no status."""
+    status = to_status(result, f"{function}()")
     if status.code() in (SUCCESS, CONTINUE):
         return None
-    flags = protocol.STOPS if status.code() in (StatusCode.STATUS_STOP, StatusCode.STATUS_SHUTDOWN) else 0
-    return CallFailed(status.code(), status.errormsg() or _returned("process", status), flags)
+    flags = protocol.STOPS if status.code() in STOPPING else 0
+    return CallFailed(status.code(), status.errormsg() or _returned(function, status), flags)
 
 
 def _returned(function: str, status: Status) -> str:

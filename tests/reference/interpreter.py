@@ -313,7 +313,8 @@ class _Session:
             else:
                 had_failed = whole.skipping
                 if whole.begin():
-                    sub.state = whole.state
+                    # One context, so the meta that is set holds from there on.
+                    sub.state, sub.meta, sub.pushed = whole.state, whole.meta, whole.pushed
                     sub.call(row)
                 elif had_failed:
                     for port in outputs:
