@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SOURCE_BYTES = 64 << 20  # data of a source in Python that waits for its calls, where queue_bytes says nothing
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
@@ -227,6 +229,7 @@ class Engine:
             process_timeout_ms=timeout,
             on_room=on_room,
             on_external=on_external,
+            room=(node.queue_size_external, node.queue_bytes or SOURCE_BYTES),
         )
 
     def close(self, timeout_s: float = 5.0) -> None:

@@ -172,12 +172,14 @@ class WorkerPool:
         process_timeout_ms: int = 0,
         on_room: Callable[[], None],
         on_external: External | None = None,
+        room: tuple[int, int] = (0, 0),
     ) -> WorkerGroup:
         """Starts the workers of a node; returns when every one has opened its unit. Raises UnitError.
 
         `on_room()` tells that a worker may take more, `on_external()` brings what a source unit sends; I/O thread.
+        `room`: how many lists of a source unit may wait for their calls, and how many bytes in them.
         """
-        group = WorkerGroup(self, unit, node, job, config, workers, process_timeout_ms, on_room, on_external)
+        group = WorkerGroup(self, unit, node, job, config, workers, process_timeout_ms, on_room, on_external, room)
         group.start(open_timeout_s)
         return group
 
@@ -211,6 +213,7 @@ class WorkerGroup:
         process_timeout_ms: int,
         on_room: Callable[[], None],
         on_external: External | None = None,
+        room: tuple[int, int] = (0, 0),
     ) -> None:
         self._pool = pool
         self._on_external = on_external
@@ -239,6 +242,7 @@ class WorkerGroup:
                 "outputs": [port.name for port in unit.outputs],
                 "role": unit.role if unit.inputs else "source",
                 "framed": unit.flow_type is FlowType.STREAM or unit.collapse,
+                "room": room,
             }
         ).encode()
 

@@ -11,7 +11,7 @@ A message is a header and a body; everything is little endian and padded to 8 by
     RELEASE  released x u64
     ARENA    u32 arena | u32 0, the memfd in the ancillary data
     GONE     count x u32 arenas that the sender has dropped
-    SESSIONS count x u64 sessions that have ended
+    SESSIONS count x u64 sessions that have ended; with FAILED_SOURCE: the unit's number of a source's failed session
     EXTERNAL 1 x result: a list of a source unit for a new session; `status` is the unit's number for the session,
              no ports: its end
     LOG      u32 level | u32 line | file NUL text
@@ -51,6 +51,7 @@ LARGE = 1  # message flag
 # Call flags. EVENT: no input, it answers an event; CANCEL: the session failed, events that wait are dropped. The
 # upper 24 bits of a source's calls are the unit's number for the session.
 BEGIN, END, EVENT, CANCEL = 1, 2, 4, 8
+FAILED_SOURCE = 1 << 63
 # Result flags. DATA_PRE: the error is that of data_pre(); MORE: events wait in this context; SKIPPED: not made, because
 # an event of its context comes first; RULE: the error fails the session; STOPS: the unit wants the job to stop.
 ERROR, KEEPS_SESSION, DATA_PRE, MORE, SKIPPED, RULE, STOPS = 1, 2, 4, 8, 16, 32, 64

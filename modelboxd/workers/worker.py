@@ -156,6 +156,7 @@ class Worker:
         try:
             self.use(load_unit(order["toml"], order["entry"]))
             self.unit._external_data = self.externals.open if self.role == "source" else None
+            self.externals.limit(*order["room"])
             result = self.unit.open(Configuration(order["config"]))
             self.use(self.unit)  # open() may have set data_pre() or data_post()
             status = to_status(result, f"open() of {order['entry']}")
@@ -181,6 +182,8 @@ class Worker:
         """Sessions have ended: so have their contexts that wait for an event that nobody will ask for."""
         for number in numbers:
             self.sessions.pop(number, None)
+            if number & protocol.FAILED_SOURCE:
+                self.externals.fail(number & ~protocol.FAILED_SOURCE)
         for stream in [stream for stream, state in self.streams.items() if state.session in numbers]:
             del self.streams[stream]
 
