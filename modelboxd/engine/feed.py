@@ -116,6 +116,7 @@ class Feed:
         "ending",
         "events",
         "failed",
+        "meta_news",
         "metas",
         "opened",
         "out_metas",
@@ -138,6 +139,7 @@ class Feed:
         self.avail = [0] * lanes  # values waiting, per lane
         self.ended = [False] * lanes
         self.metas = [b""] * lanes  # stream meta, per lane
+        self.meta_news = False  # not yet passed on
         self.slots: deque[Part] = deque()  # taken, not yet passed on; in order
         self.base = 0  # index of the next position to take
         self.since = 0.0  # steps whose batches wait: when the oldest value came
@@ -154,7 +156,7 @@ class Feed:
         self.rest: list[Call | Any] = []  # pieces that wait until the events before them are over
         self.children = 0  # expand: sub-streams that are still open
         self.child: Stream | None = None  # expand of a stream: the sub-stream that events belong to
-        self.out_metas: list[bytes] | None = None  # expand, collapse: stream meta set by the unit, per output port
+        self.out_metas: list[bytes] | None = None  # stream meta set by the unit, per output port
         self.result: list[CoreList] | None = None  # collapse: what this sub-stream has given so far
         self.failed = False  # collapse: the result is an error
 

@@ -60,9 +60,12 @@ class Kind:
         """Passes the results on (lock held)."""
         feed = part.feed
         metas = None
-        if part.metas or (part.begin and any(feed.metas)):
-            inherited = merge_metas(feed.metas) if part.begin else b""
-            own = part.metas or [b""] * len(self.step.output_ports)
+        if part.metas:
+            feed.out_metas = part.metas
+        if part.metas or feed.meta_news:  # meta may come behind holes and errors that have passed by already
+            feed.meta_news = False
+            inherited = merge_metas(feed.metas)
+            own = feed.out_metas or [b""] * len(self.step.output_ports)
             metas = [merge_metas([meta, inherited]) for meta in own]
         self.step.emit(feed.stream, part.outputs, part.end, metas)
 

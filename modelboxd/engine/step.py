@@ -169,6 +169,7 @@ class Step:
             self.job.bytes += items.bytes
         if meta:
             feed.metas[lane] = merge_metas([meta, feed.metas[lane]])
+            feed.meta_news = True
         if end:
             feed.ended[lane] = True
         self.mark(feed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -51,14 +52,20 @@ def run(tmp_path: Path) -> Iterator[Run]:
     must be free afterwards."""
     benches: list[Bench] = []
 
-    def start(units: dict[str, tuple[str, dict[str, Any]]], edges: str, *values: str, end: bool = True) -> Any:
+    def start(units: dict[str, tuple[str, dict[str, Any]]], edges: str, *values: str, alone: bool = False) -> Any:
         pools: list[WorkerPool] = []
         bench = Bench(specs(tmp_path, units), make_workers=lambda: pools[0])
         benches.append(bench)
         bench.io.start()
         pools.append(WorkerPool(bench.io, bench.pool))
         job = bench.run(f"digraph g {{ s [flowunit=source]; t [flowunit=sink]; {edges} }}")
-        record = bench.send(job, *values, end=end)
+        if alone:  # the first value has gone through before the others come
+            session, record = bench.open(job)
+            bench.send(job, values[0], end=False, session=session, record=record)
+            wait_for(lambda: len(record.got) == 1)
+            bench.send(job, *values[1:], session=session, record=record)
+        else:
+            record = bench.send(job, *values)
         error = record.error()
         with job.quiet:
             assert job.quiet.wait_for(lambda: not job.sessions, LIMIT_S), "something goes on after the session's end"
@@ -79,6 +86,13 @@ def specs(folder: Path, units: dict[str, tuple[str, dict[str, Any]]]) -> dict[st
         name: (replace(write_unit(folder, name, HEAD + body, stream="stream" in changes), **without(changes)), None)
         for name, (body, changes) in units.items()
     }
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def without(changes: dict[str, Any]) -> dict[str, Any]:
@@ -167,6 +181,34 @@ def test_each_sub_stream_has_its_own_meta(run: Run) -> None:
     edges = "x [flowunit=x]; u [flowunit=u]; c [flowunit=c]; s:out -> x:in; x:out -> u:in; u:out -> c:in; c:out -> t:in"
     units = {"x": (body, {"expand": True}), "u": (SHOW, STREAM), "c": (GATHER, {"collapse": True})}
     assert run(units, edges, "a", "b", "c") == (["v:a", "v:b", "v:c"], None)
+
+
+@pytest.mark.parametrize("between", ["copy", "expand and collapse"])
+def test_stream_meta_that_comes_behind_an_error(run: Run, between: str) -> None:
+    refuse = """
+    def process(self, context):
+        buffer = modelbox.Buffer(context.input("in")[0])
+        if str(buffer) == "bad":
+            buffer.set_error("Bad.One", "bad")
+        context.output("out").push_back(buffer)
+        return modelbox.Status()
+"""
+    body = """
+    def data_pre(self, context):
+        meta = modelbox.DataMeta()
+        meta.set_private_string("key", "k")
+        context.set_output_meta("out", meta)
+        return modelbox.Status()
+"""
+    units: dict[str, tuple[str, dict[str, Any]]] = {"r": (refuse, {}), "m": (body + COPY, STREAM), "v": (SHOW, STREAM)}
+    edges = "r [flowunit=r]; m [flowunit=m]; v [flowunit=v]; s:out -> r:in; r:out -> m:in; v:out -> t:in; "
+    if between == "copy":
+        units["c"] = (COPY, {})
+        edges += "c [flowunit=c]; m:out -> c:in; c:out -> v:in"
+    else:
+        units |= {"x": (COPY, {"expand": True}), "c": (GATHER, {"collapse": True})}
+        edges += "x [flowunit=x]; c [flowunit=c]; m:out -> x:in; x:out -> c:in; c:out -> v:in"
+    assert run(units, edges, "bad", "a", alone=True) == (["!Bad.One: bad", "a:k"], None)
 
 
 def test_stream_meta_may_be_set_until_there_is_output(run: Run) -> None:
