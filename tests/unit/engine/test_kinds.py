@@ -217,6 +217,13 @@ def test_a_port_that_is_not_there(bench: Bench) -> None:
         outside(bench, ("", ""), [("x", "1", True)])
 
 
+@pytest.mark.parametrize("other", [False, True])
+def test_values_behind_the_end_of_an_input_are_refused(bench: Bench, other: bool) -> None:
+    attributes = ("", "") if other else (", input_type=unmatch", ", output_type=unmatch")
+    with pytest.raises(UnitError, match="input node 'a' of job 'test' has ended in this session"):
+        outside(bench, attributes, [("a", "x", True), ("a", "y", True)])
+
+
 def test_stop_stops_the_job(bench: Bench) -> None:
     job = bench.run("digraph g { s [flowunit=source]; t [flowunit=sink]; s:out -> t:in }")
     session, record = bench.open(job)
