@@ -15,8 +15,9 @@ from modelboxd.api import health, jobs, modelbox_v1, openapi
 from modelboxd.api.access import Access, check_role
 from modelboxd.api.limits import Limits
 from modelboxd.api.problems import Problem, Shape, problem_answer, problem_of
-from modelboxd.api.routes import Body, Call, Role, Route, Router, parse_json
+from modelboxd.api.routes import Body, Call, Route, Router, parse_json
 from modelboxd.api.schema import Schema, Schemas, convert
+from modelboxd.api.tokens import Role
 from modelboxd.jobs.manager import JobManager
 from modelboxd.jobs.runtime import Runtime
 from modelboxd.server.answer import JSON

@@ -9,8 +9,9 @@ from aiohttp import web
 
 from modelbox.errors import ConfigError, GraphError, ModelBoxError
 from modelboxd.api.problems import Problem
-from modelboxd.api.routes import Answers, Body, Call, Param, Role, Route, answer, nothing
+from modelboxd.api.routes import Answers, Body, Call, Param, Route, answer, nothing
 from modelboxd.api.schema import list_of, record, ref, text
+from modelboxd.api.tokens import Role
 from modelboxd.jobs.model import BadJobIdError, GraphText, JobExistsError, JobView, NoSuchJobError, State, problems_of
 from modelboxd.server.answer import Answer, json_answer
 

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -14,6 +13,7 @@ from aiohttp import web
 
 from modelboxd.api.problems import Problem, Shape, problem_answer
 from modelboxd.api.schema import Schema
+from modelboxd.api.tokens import Role
 from modelboxd.server.answer import json_answer
 
 if TYPE_CHECKING:
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
 
 JSON = "application/json"
 _PLACE = re.compile(r"\{(\w+)(\*?)\}")
-
-
-class Role(IntEnum):
-    """What a client may do; each includes those before it."""
-
-    NONE = 0  # not even a token is needed
-    READ = 1
-    OPERATE = 2
-    ADMIN = 3
 
 
 @dataclass(frozen=True, slots=True)
