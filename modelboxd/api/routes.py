@@ -39,7 +39,7 @@ class Body:
 
     schema: Schema | None = None  # of JSON
     types: tuple[str, ...] = (JSON,)
-    any_type: bool = False  # taken for JSON whatever the Content-Type says
+    checked: bool = True  # False: the handler gets the bytes, of whatever Content-Type, and looks for itself
     required: bool = True
     streamed: bool = False  # the handler reads it itself
     max_bytes: int = 0  # 0: server.max_body
@@ -166,7 +166,8 @@ class Router:
                 return methods[method], _values(methods[method].path, parts)
         if not found:
             raise Problem(404, "not_found", "there is no such path")
-        allow = ", ".join(sorted({name for methods in found for name in methods}))
+        told = [name for methods in found for name, route in methods.items() if route.subject]
+        allow = ", ".join(sorted({*(told or found[0])}))
         raise Problem(405, "method_not_allowed", f"this path has {allow}", {"Allow": allow})
 
 

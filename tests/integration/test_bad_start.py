@@ -29,7 +29,7 @@ def fails(graph: Path, config: str = "") -> str:
     """Starts the daemon on a graph; returns the lines it said, without log lines."""
     arguments = ["-f", "--graph", str(graph)]
     path = graph.parent / "modelbox.conf"
-    path.write_text(with_api(config or f'[log]\npath = "{graph.parent}/modelbox.log"\n', graph.parent))
+    path.write_text(config or with_api(f'[log]\npath = "{graph.parent}/modelbox.log"\n', graph.parent))
     code, _, errors = modelbox("-c", str(path), *arguments)
     assert code in (1, 78), errors
     return errors

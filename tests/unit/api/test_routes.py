@@ -12,7 +12,7 @@ from modelboxd.api.tokens import Role
 
 
 def route(method: str, path: str) -> Route:
-    return Route(method, path, cast(Any, None), f"{method} {path}", "", Role.READ, {200: Answers("")})
+    return Route(method, path, cast(Any, None), f"{method} {path}", "", Role.READ, {200: Answers("")}, subject="Any")
 
 
 @pytest.fixture(scope="module")
