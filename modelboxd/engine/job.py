@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from modelbox.spec import UnitSpec
     from modelboxd.engine.executor import Executor
     from modelboxd.graph import model
-    from modelboxd.workers.pool import WorkerGroup
+    from modelboxd.workers.group import WorkerGroup
     from modelboxd.workers.process import External
 
 log = logging.getLogger(__name__)
