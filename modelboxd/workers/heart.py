@@ -39,13 +39,19 @@ def _answer(sock: socket.socket, begun: Callable[[], float], main: int) -> None:
 
 
 def where(frame: FrameType | None) -> str:
-    """The innermost line of the user's own code."""
-    while frame is not None:
-        code = frame.f_code
-        if not code.co_filename.startswith(_OWN):
-            break
+    """The innermost line of the user's own code, else of a library that it uses."""
+    library = None
+    while frame is not None and not is_users(frame.f_code.co_filename):
+        if library is None and not frame.f_code.co_filename.startswith(_OWN):
+            library = frame
         frame = frame.f_back
+    frame = frame or library
     return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def is_users(file: str) -> bool:
+    """Whether a source file is neither modelbox's nor that of an installed library."""
+    return not file.startswith(_OWN) and "/lib/python" not in file
 
 
 def read_pong(data: bytes, token: int) -> tuple[float, str] | None:

@@ -95,7 +95,10 @@ class Master:
             self.end()
 
     def receive(self) -> bool:
-        data, fds, _, _ = socket.recv_fds(self.sock, 65536, 4)
+        try:
+            data, fds, _, _ = socket.recv_fds(self.sock, 65536, 4)
+        except ConnectionResetError:  # it died before it had read all that it was told
+            return False
         if not data:
             return False
         order = json.loads(data)

@@ -7,6 +7,8 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING
 
+from modelboxd.workers import heart
+
 if TYPE_CHECKING:
     from modelboxd.loop import IoThread
 
@@ -15,7 +17,6 @@ log = logging.getLogger("modelboxd.unit")
 LINE_LIMIT = 4096
 TAIL_LINES = 40
 LAST_LINES, LAST_WORDS = 3, 400  # of what a worker printed before its end: lines, characters
-_OWN = tuple(f"/{part}/" for part in ("modelboxd/workers", "importlib", "modelbox"))
 
 
 class Output:
@@ -96,7 +97,7 @@ def last_words(lines: list[str]) -> str:
     at = next((at for at, line in enumerate(lines) if line.startswith("Fatal Python error:")), None)
     if at is not None:
         frames = [line.strip() for line in lines[at:] if line.startswith("  File ")]
-        own = [frame for frame in frames if not any(part in frame for part in _OWN)]
+        own = [frame for frame in frames if heart.is_users(frame.removeprefix('File "'))]
         said = lines[at].removeprefix("Fatal Python error: ")
         return f"{said} ({(own or frames)[0]})"[:LAST_WORDS] if frames else said[:LAST_WORDS]
     return " | ".join(lines[-LAST_LINES:])[-LAST_WORDS:]
