@@ -18,6 +18,7 @@ from modelboxd.engine.feed import Feed, Part
 from modelboxd.engine.session import Stream
 from modelboxd.engine.step import Step, Work
 from modelboxd.workers.group import Refuser, WorkerGroup
+from modelboxd.workers.health import GroupStatus
 from modelboxd.workers.process import Worker
 from modelboxd.workers.protocol import WorkerCall, WorkerResult
 
@@ -66,10 +67,10 @@ class WorkerStep(Step):
             self._group.close(self.job.settings.close_timeout_s)
 
     def trouble(self) -> str:
-        group = self._group
-        if group is None or any(worker.alive and worker.ready for worker in group.workers):
-            return ""
-        return "no worker process is there"
+        return self._group.trouble() if self._group is not None else ""
+
+    def workers(self) -> GroupStatus | None:
+        return self._group.status() if self._group is not None else None
 
     @property
     def group(self) -> WorkerGroup:

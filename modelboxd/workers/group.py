@@ -441,6 +441,16 @@ class WorkerGroup:
             tuple(workers),
         )
 
+    def trouble(self) -> str:
+        """Why no work can go on here for now, in words for everybody; "" when it can."""
+        status = self.status()
+        if status.state != "down":
+            return ""
+        if status.breaker == Breaker.OPEN.value:
+            return f"its workers have crashed {status.crashes} times in a row; next try in {status.retry_in_s:.0f} s"
+        states = sorted({worker.state.value for worker in status.workers})
+        return f"no worker process takes work ({', '.join(states)})"
+
     def _statuses(self, place: Place) -> list[WorkerStatus]:
         made = [self._status(place, place.worker)]
         made += [self._status(place, worker) for worker in (place.heir, place.old) if worker is not None]
