@@ -11,6 +11,7 @@ from modelboxd.engine.feed import CoreList, Feed
 from modelboxd.engine.kinds import StreamKind
 from modelboxd.engine.session import Session, Stream
 from modelboxd.engine.worker import WorkerStep
+from modelboxd.workers.group import Refuser
 from modelboxd.workers.process import Worker
 from modelboxd.workers.protocol import FAILED_SOURCE, WorkerCall
 
@@ -114,7 +115,7 @@ class PythonSourceStep(WorkerStep):
             self.lost(worker)
         super()._on_room()
 
-    def _order(self, call: Call, worker: Worker) -> WorkerCall:
+    def _order(self, call: Call, worker: Worker | Refuser) -> WorkerCall:
         made = super()._order(call, worker)
         _, made.external = self._numbers.get(call.session, (worker, 0))
         return made

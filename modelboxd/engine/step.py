@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from modelboxd.engine.job import Job
     from modelboxd.engine.session import Stream
     from modelboxd.graph import model
+    from modelboxd.workers.health import GroupStatus
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +140,10 @@ class Step:
     def trouble(self) -> str:
         """Why work cannot go on here for now; "" when it can. [any thread]"""
         return ""
+
+    def workers(self) -> GroupStatus | None:
+        """The worker processes of a Python node; None for others. [any thread]"""
+        return None
 
     def close(self) -> None:
         """Closes the units after the last run. No lock held."""

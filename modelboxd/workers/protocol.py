@@ -15,6 +15,7 @@ A message is a header and a body; everything is little endian and padded to 8 by
     EXTERNAL 1 x result: a list of a source unit for a new session; `status` is the unit's number for the session,
              no ports: its end
     LOG      u32 level | u32 line | file NUL text
+    PULSE    before OPEN; the worker's end of the socket for pings (heart.py) in the ancillary data
     OPEN     JSON (see worker.py); READY and STOP have no body; FAILED has UTF-8 text
 
 A body that is too long for the socket lies in the sender's arena: flag LARGE, and the body of the message is one
@@ -44,7 +45,7 @@ HEADER = struct.Struct("<4sBBHIIII")
 ARENA_BODY = struct.Struct("<II")
 LOG_BODY = struct.Struct("<II")
 
-CALLS, RELEASE, ARENA, GONE, SESSIONS, STOP, OPEN = 1, 2, 3, 4, 5, 6, 7
+CALLS, RELEASE, ARENA, GONE, SESSIONS, STOP, OPEN, PULSE = 1, 2, 3, 4, 5, 6, 7, 8
 READY, FAILED, RESULTS, LOG, EXTERNAL = 16, 17, 18, 19, 20
 
 LARGE = 1  # message flag

@@ -16,6 +16,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from modelbox import buffer as buffer_module
@@ -28,7 +29,7 @@ from modelbox.context import DataContext, DataMeta, SessionContext, StreamState
 from modelbox.errors import ModelBoxError
 from modelbox.flowunit import FlowUnit
 from modelbox.status import Status, StatusCode
-from modelboxd.workers import protocol
+from modelboxd.workers import heart, protocol
 from modelboxd.workers.external import Externals
 from modelboxd.workers.protocol import HEADER, Arenas, Peer, ProtocolError, Reader, Writer, header_only
 
@@ -86,6 +87,7 @@ class Worker:
         self.inputs: list[str] = []
         self.outputs: list[str] = []
         self.node = ""
+        self.begun = 0.0  # when the call under way began, 0.0: none; read by the heart's thread
         self.streams: dict[int, StreamState] = {}
         self.sessions: dict[int, SessionContext] = {}
         unit_log.set_sink(self.send_log)
@@ -99,14 +101,14 @@ class Worker:
         if not size:
             return None
         reader = Reader(self.peer, memoryview(self.incoming)[:size])
-        if ancillary:
+        if ancillary and reader.kind == protocol.PULSE:
+            heart.start(socket.socket(fileno=_descriptors(ancillary)[0]), lambda: self.begun)
+        elif ancillary:
             self._map_arena(reader, ancillary)
         return reader
 
     def _map_arena(self, reader: Reader, ancillary: list[tuple[int, int, bytes]]) -> None:
-        fds = array.array("i")
-        for _, _, data in ancillary:
-            fds.frombytes(data[: len(data) // fds.itemsize * fds.itemsize])
+        fds = _descriptors(ancillary)
         number, _ = reader.unpack(protocol.ARENA_BODY)
         self.peer.map(number, fds[0])
         for fd in fds:
@@ -210,6 +212,7 @@ class Worker:
             raise
         except ModelBoxError as error:
             message = self._refuse(reader, error)
+        self.begun = 0.0
         self.send(message)
 
     def _refuse(self, reader: Reader, error: ModelBoxError) -> bytes:
@@ -230,6 +233,7 @@ class Worker:
         cores: list[list[Any]],
         metas: list[bytes] | None,
     ) -> None:
+        self.begun = monotonic()
         if stream in self.held:
             self.writer.result(protocol.SKIPPED, 0, b"", [], None)
             return
@@ -355,6 +359,15 @@ class Worker:
             and (stop := failure_of(result, "data_post")) is not None
         ):
             raise stop
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for _, _, data in ancillary:
+        fds.frombytes(data[: len(data) // fds.itemsize * fds.itemsize])
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return list(fds)
 
 
 def failure_of(result: Any, function: str = "process") -> CallFailed | None:
