@@ -9,7 +9,7 @@ APT := python3-dev python3-venv gcc g++ make libopencv-core-dev libopencv-imgpro
 C_FILES := $(shell find csrc flowunits benchmarks modelbox/_core -name '*.c' -o -name '*.h' -o -name '*.cc' -o -name '*.hpp')
 PIP := $(BIN)/pip --disable-pip-version-check -q
 
-.PHONY: help setup demo test lint format bench soak package clean units core c-test python-test
+.PHONY: help setup demo test lint format bench soak package docs clean units core c-test python-test
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -89,6 +89,9 @@ package: setup ## source archive and wheel (with the native units built here) in
 	@rm -rf dist *.egg-info build/lib* build/bdist* build/temp*
 	@$(PIP) install build && $(BIN)/python -m build --sdist --wheel --no-isolation >build/package.log 2>&1 || { tail -20 build/package.log; exit 1; }
 	@ls dist
+
+docs: setup ## docs/api.md from the declarations of the routes
+	@$(BIN)/python -m modelboxd.api.docs docs/api.md
 
 clean: ## remove what was built (not .venv)
 	rm -rf build dist *.egg-info modelbox/_core/*.so

@@ -107,7 +107,16 @@ class SessionContext(_Private):
 class StreamState(_Private):
     """Private values of a stream, and its metas."""
 
-    __slots__ = ("events", "failed", "has_events", "input_meta", "output_meta", "outputs_begun", "session")
+    __slots__ = (
+        "events",
+        "failed",
+        "has_events",
+        "input_meta",
+        "metas_sent",
+        "output_meta",
+        "outputs_begun",
+        "session",
+    )
 
     def __init__(self, input_meta: dict[str, DataMeta] | None = None, *, has_events: bool = False) -> None:
         super().__init__()
@@ -116,7 +125,8 @@ class StreamState(_Private):
         self.session = 0  # number of the session that it belongs to
         self.input_meta = input_meta or {}
         self.output_meta: dict[str, DataMeta] = {}
-        self.outputs_begun = False
+        self.outputs_begun: set[str] = set()  # ports that the unit has given something to
+        self.metas_sent = 0  # how many of output_meta the engine has
         self.failed = False  # data_pre failed: the rest of the stream is skipped
 
 
@@ -154,6 +164,11 @@ class DataContext:
     def external(self) -> BufferList:
         """External data of a source unit; empty for others."""
         return BufferList() if self._external is None else self._external
+
+    def _drop_outputs(self) -> None:
+        """What was given so far does not count."""
+        for port in self._outputs:
+            self._outputs[port] = BufferList()
 
     def event(self) -> FlowUnitEvent | None:
         """The event that caused this call, None for data."""
@@ -206,7 +221,7 @@ class DataContext:
         """Sets the meta of the stream on an output port; the first call wins, before the first output."""
         if port not in self._outputs:
             return Status(StatusCode.STATUS_NOTFOUND, f"there is no output port '{port}'")
-        if self._stream.outputs_begun:
+        if port in self._stream.outputs_begun:
             return Status(StatusCode.STATUS_INVALID, "stream meta must be set before the first output")
         self._stream.output_meta.setdefault(port, meta)
         return Status()

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,8 @@ from typing import Any, TypeVar
 from modelbox.errors import ConfigError, Where
 from modelboxd import paths
 from modelboxd.graph.keys import key_line
+from modelboxd.graph.life import OPTIONS as LIFE
+from modelboxd.graph.life import Life
 from modelboxd.graph.loader import toml_error
 
 LEVELS = ("DEBUG", "INFO", "NOTICE", "WARN", "ERROR", "FATAL", "OFF")
@@ -42,14 +45,26 @@ def option(
     most: int = _MOST,
     unit: str = "",
     words: tuple[str, ...] = (),
+    names: Mapping[str, int] | None = None,
 ) -> Any:
-    """A field with its help; `key` where the name in the file has a dash; a function makes a default at load time."""
-    meta = {"help": help_text, "key": key, "least": least, "most": most, "unit": unit, "words": words}
+    """A field with its help; `key` where the name in the file has a dash; `names` are words that stand for a number;
+    a function makes a default at load time."""
+    meta: dict[str, Any] = {"help": help_text, "key": key, "least": least, "most": most, "unit": unit, "words": words}
+    meta["names"] = names or {}
     if callable(default):
         return field(default_factory=default, metadata=meta)
     if isinstance(default, tuple):
         return field(default_factory=lambda: default, metadata=meta)
     return field(default=default, metadata=meta)
+
+
+def life_option(name: str) -> Any:
+    """A field that nodes and unit TOMLs have too (graph/life.py)."""
+    made = LIFE[name]
+    unit = {"_ms": "ms", "_s": "s"}.get(name[name.rfind("_") :], "")
+    return option(
+        made.default, made.help, least=made.least, most=made.most, unit=unit, words=made.words, names=made.names
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +152,22 @@ class MemorySettings:
 class PythonSettings:
     """Worker processes of Python units."""
 
-    workers: int = option(1, "processes per Python node, where the node does not say", least=1)
+    workers: int = life_option("workers")
     open_timeout: int = option(60, "seconds that a unit may take to open", least=1, unit="s")
-    process_timeout_ms: int = option(0, "milliseconds that one process() may take; 0 = no limit", least=0, unit="ms")
+    process_timeout_ms: int = life_option("process_timeout_ms")
+    heartbeat_timeout_ms: int = life_option("heartbeat_timeout_ms")
+    orphan_timeout_ms: int = life_option("orphan_timeout_ms")
+    restart: str = life_option("restart")
+    max_restarts: int = life_option("max_restarts")
+    restart_window_s: int = life_option("restart_window_s")
+    restart_cooldown_s: int = life_option("restart_cooldown_s")
+    max_requests: int = life_option("max_requests")
+    memory_limit_mb: int = life_option("memory_limit_mb")
+
+    @property
+    def life(self) -> Life:
+        """What holds where neither a node nor its unit says otherwise."""
+        return Life(**{name: getattr(self, name) for name in LIFE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,12 +360,18 @@ def convert(item: dataclasses.Field[Any], value: Any, name: str, where: Where) -
 
 
 def _number(item: dataclasses.Field[Any], value: Any, name: str, where: Where) -> int:
-    unit = item.metadata["unit"]
+    unit, names = item.metadata["unit"], item.metadata["names"]
     text = expand(str(value), where) if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
+    if text in names:
+        return int(names[text])
     match = re.fullmatch(r"\s*(-?[0-9]{1,30})\s*([A-Za-z]*)\s*", text)
     factor = {"": 1, **_UNITS[unit]}.get(match[2].upper()) if match else None
     if match is None or factor is None:
-        raise ConfigError(f"{name} = {value!r} is no whole number", where=where, hint=f"such as {_EXAMPLES[unit]}")
+        raise ConfigError(
+            f"{name} = {value!r} is no whole number",
+            where=where,
+            hint=f"such as {_EXAMPLES[unit]}" + "".join(f' or "{word}"' for word in names),
+        )
     number = int(match[1]) * factor
     least, most = item.metadata["least"], item.metadata["most"]
     if least is not None and number < least:
@@ -386,7 +420,8 @@ def effective(settings: Settings) -> str:
             where = settings.origins.get(f"{name}.{file_key(item)}")
             origin = f"  # {where}" if where else ""
             value = getattr(getattr(settings, name), item.name)
-            lines.append(f"{file_key(item)} = {_toml(value, item.metadata['unit'])}{origin}")
+            word = next((word for word, number in item.metadata["names"].items() if number == value), None)
+            lines.append(f"{file_key(item)} = {_toml(value if word is None else word, item.metadata['unit'])}{origin}")
         lines.append("")
     return "\n".join(lines)
 

@@ -251,8 +251,9 @@ uint32_t mb_stream_events(const mb_stream *stream);
  * the call failed: its outputs are then errors. */
 int32_t mb_stream_run(mb_stream *stream, mb_list *const *inputs, uint32_t input_count, mb_list *const *outputs,
                       uint32_t output_count, mb_error *error);
-/* Calls stream_end (its pushes go to `outputs`, which may be NULL when nobody wants them) and frees. */
-int32_t mb_stream_end(mb_stream *stream, mb_list *const *outputs, uint32_t output_count, mb_error *error);
+/* Calls stream_end and frees. Its pushes go to `outputs`, which may be NULL when nobody wants them; those of an expand,
+ * of a stream_end that fails, and behind a stream_begin that failed do not count. */
+void mb_stream_end(mb_stream *stream, mb_list *const *outputs, uint32_t output_count);
 
 /* ---- strict ports ----------------------------------------------------------------------------------------
  * What the types of the tree insist on; a type has the bits of its ancestors too. */

@@ -356,23 +356,21 @@ int32_t mb_node_choose(mb_node *node, mb_list *const *inputs, uint32_t input_cou
 
 /* ---- streams -------------------------------------------------------------------------------------------- */
 
+/* stream_begin or stream_end; gives what the unit returned. What counts of what it pushed is the caller's to say. */
 static int32_t stream_call(mb_stream *stream, int32_t (*function)(const mb_host *, void *, mb_call *),
-                           mb_list *const *outputs, uint32_t output_count, const char *what) {
-  mb_node *node = stream->node;
-  if (function == NULL) return 0;
-  mb_call call = {.node = node,
+                           mb_list *const *outputs, uint32_t output_count, uint32_t *marks) {
+  mb_call call = {.node = stream->node,
                   .outputs = outputs,
                   .output_count = output_count,
                   .stream_state = &stream->state,
                   .events = &stream->events};
+  for (uint32_t port = 0; outputs != NULL && port < output_count; port++) marks[port] = outputs[port]->count;
   mb__clear_error();
-  int32_t status = function(&mb__host, node->state, &call);
-  if (status == 0 || outputs == NULL) return 0;
-  stream->failed = true;
-  uint32_t marks[MAX_PORTS];
-  for (uint32_t port = 0; port < output_count; port++) marks[port] = outputs[port]->count;
-  const char *why = mb__take_error();
-  return answer_errors(node, what, why != NULL ? why : "the unit gave no reason", outputs, output_count, marks, 1);
+  return function(&mb__host, stream->node->state, &call);
+}
+
+static void cut_lists(mb_list *const *outputs, uint32_t output_count, const uint32_t *marks) {
+  for (uint32_t port = 0; outputs != NULL && port < output_count; port++) cut_list(outputs[port], marks[port]);
 }
 
 mb_stream *mb_stream_begin(mb_node *node, int32_t framed, mb_list *const *outputs, uint32_t output_count,
@@ -389,7 +387,17 @@ mb_stream *mb_stream_begin(mb_node *node, int32_t framed, mb_list *const *output
   stream->node = node;
   stream->framed = framed != 0;
   bool has = framed && node->unit->struct_size >= offsetof(mb_unit, stream_begin) + sizeof node->unit->stream_begin;
-  if (has && stream_call(stream, node->unit->stream_begin, outputs, output_count, "DataPreError") != 0) {
+  if (!has || node->unit->stream_begin == NULL) return stream;
+  uint32_t marks[MAX_PORTS] = {0};
+  stream->failed = stream_call(stream, node->unit->stream_begin, outputs, output_count, marks) != 0;
+  if (!stream->failed) {
+    /* What an expand gives here is in no sub-stream. */
+    if (node->flags & MB_UNIT_EXPAND) cut_lists(outputs, output_count, marks);
+    return stream;
+  }
+  const char *why = mb__take_error();
+  if (why == NULL) why = "stream_begin failed and gave no reason";
+  if (answer_errors(node, "DataPreError", why, outputs, output_count, marks, 1) != 0) {
     mb__fail(error, MB_NOMEM, "out of memory");
     free(stream);
     return NULL;
@@ -473,10 +481,13 @@ int32_t mb_stream_run(mb_stream *stream, mb_list *const *inputs, uint32_t input_
   return failed;
 }
 
-int32_t mb_stream_end(mb_stream *stream, mb_list *const *outputs, uint32_t output_count, mb_error *error) {
+void mb_stream_end(mb_stream *stream, mb_list *const *outputs, uint32_t output_count) {
   mb_node *node = stream->node;
   bool has = stream->framed && node->unit->struct_size >= offsetof(mb_unit, stream_end) + sizeof node->unit->stream_end;
-  int32_t status = has ? stream_call(stream, node->unit->stream_end, outputs, output_count, "DataPostError") : 0;
+  if (has && node->unit->stream_end != NULL) {
+    uint32_t marks[MAX_PORTS] = {0};
+    bool failed = stream_call(stream, node->unit->stream_end, outputs, output_count, marks) != 0;
+    if (failed || stream->failed || (node->flags & MB_UNIT_EXPAND)) cut_lists(outputs, output_count, marks);
+  }
   free(stream);
-  return status == 0 ? 0 : mb__fail(error, -status, "node '%s': out of memory", node->name);
 }

@@ -48,7 +48,7 @@ _DTYPES = {
     "tensor(uint64)": np.uint64,
     "tensor(bool)": np.bool_,
 }
-# Words of `type` in [input.inputN], in any case; others, such as "tensor", leave it to the model.
+# Words of `type` in [input.inputN], in any case; types of the tree of port types ("tensor") leave it to the model.
 _WORDS = {
     "FLOAT": np.float32,
     "FLOAT32": np.float32,
@@ -67,6 +67,8 @@ _WORDS = {
     "UINT64": np.uint64,
     "BOOL": np.bool_,
 }
+
+_TREE = ("raw", "buff", "string", "tensor", "image")  # docs/graphs.md; a file with [types] has all words checked
 
 
 class OnnxInference(BuiltinUnit):
@@ -147,6 +149,13 @@ class OnnxInference(BuiltinUnit):
         for item in items:
             word = words.get(item.name, "")
             told = _WORDS.get(word.upper())
+            if told is None and word and word not in _TREE and "types" not in self.node.unit.base:
+                near = difflib.get_close_matches(word.upper(), _WORDS, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_WORDS)}"
+                raise ConfigError(
+                    f"node '{self.node.name}' port '{item.name}': type = {word!r} is not known",
+                    hint=f"{hint}; [{side}] in {self.node.unit.path}",
+                )
             if told is not None and np.dtype(told) != self._dtypes[item.name]:
                 raise ConfigError(
                     f"node '{self.node.name}' port '{item.name}': type = {word!r}, but the model's {side} is "

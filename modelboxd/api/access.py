@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
-import os
 import re
-import secrets
 import socket
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from modelbox.errors import ConfigError, Where
+from modelbox.errors import ConfigError
 from modelboxd.api.problems import Problem
-from modelboxd.api.routes import Role
+from modelboxd.api.tokens import ROLES, Role, Token, hash_of, read_tokens
 from modelboxd.settings import Settings
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-ROLES = {"read": Role.READ, "operate": Role.OPERATE, "admin": Role.ADMIN}
-PREFIX = "mbx_"
-_LINE = re.compile(r"(?P<name>[\w.-]{1,64})\s+(?P<role>\w+)\s+sha256:(?P<hash>[0-9a-f]{64})")
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -35,55 +28,6 @@ class Client:
     address: str
     role: Role
     name: str = ""  # of its token or certificate; "" = it has none
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A line of the token file."""
-
-    name: str
-    role: Role
-    hash: str
-
-    def line(self) -> str:
-        """As it stands in the file."""
-        return f"{self.name} {self.role.name.lower()} sha256:{self.hash}"
-
-
-def new_token(name: str, role: str) -> tuple[str, Token]:
-    """A secret to give away, and what is kept of it. 256 random bits need no slow hash."""
-    secret = PREFIX + secrets.token_urlsafe(32)
-    return secret, Token(name, ROLES[role], hash_of(secret))
-
-
-def hash_of(secret: str) -> str:
-    """What is kept of a token."""
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def read_tokens(path: Path) -> list[Token]:
-    """The tokens of a file. Raises ConfigError: file, line, what."""
-    try:
-        mode = path.stat().st_mode
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"token file {path} cannot be read: {reason}") from None
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigError(f"token file {path} can be written by others", hint=f"chmod 600 {path}")
-    tokens = []
-    for number, line in enumerate(lines, 1):
-        words = line.partition("#")[0].strip()
-        if not words:
-            continue
-        match = _LINE.fullmatch(words)
-        if match is None or match["role"] not in ROLES:
-            hint = f"name, one of {', '.join(ROLES)}, sha256:...; modelbox-tool token makes such lines"
-            raise ConfigError("this is no token", where=Where(str(path), number), hint=hint)
-        tokens.append(Token(match["name"], ROLES[match["role"]], match["hash"]))
-    if not tokens:
-        raise ConfigError(f"token file {path} has no token", hint="modelbox-tool token makes one")
-    return tokens
 
 
 def parse_networks(settings: Settings) -> list[Network]:
@@ -113,7 +57,9 @@ class Access:
     def __init__(self, settings: Settings) -> None:
         server = settings.server
         self._networks = parse_networks(settings)
-        self._tokens = {token.hash: token for token in read_tokens(Path(server.tokens))} if server.tokens else {}
+        self._tokens: dict[str, Token] = (
+            {token.hash: token for token in read_tokens(Path(server.tokens))} if server.tokens else {}
+        )
         self._has_certificates = bool(server.client_ca)
         self._certificate_role = ROLES[server.client_role]
         self._secure = bool(server.cert)
@@ -225,13 +171,3 @@ def _normal(origin: str) -> tuple[str, str, int | None] | None:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return None
     return parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80)
-
-
-def write_token(path: Path, token: Token) -> None:
-    """Appends a line to a token file, which is made when it is missing. Raises ConfigError."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        with open(fd, "w") as file:
-            file.write(token.line() + "\n")
-    except OSError as error:
-        raise ConfigError(f"token file {path} cannot be written: {error.strerror}") from None

@@ -15,8 +15,9 @@ from modelboxd.api import health, jobs, modelbox_v1, openapi
 from modelboxd.api.access import Access, check_role
 from modelboxd.api.limits import Limits
 from modelboxd.api.problems import Problem, Shape, problem_answer, problem_of
-from modelboxd.api.routes import Body, Call, Role, Route, Router, parse_json
+from modelboxd.api.routes import Body, Call, Route, Router, parse_json
 from modelboxd.api.schema import Schema, Schemas, convert
+from modelboxd.api.tokens import Role
 from modelboxd.jobs.manager import JobManager
 from modelboxd.jobs.runtime import Runtime
 from modelboxd.server.answer import JSON
@@ -184,10 +185,10 @@ class Api:
         limit = body.max_bytes or self.settings.server.max_body
         kind = request.content_type if "Content-Type" in request.headers else ""
         if not request.body_exists:
-            if body.required:
+            if body.required and body.checked:
                 raise Problem(400, "bad_request", "a body is needed")
             return None
-        if not body.any_type and kind not in body.types and "*/*" not in body.types:
+        if body.checked and kind not in body.types and "*/*" not in body.types:
             got = f"not {kind[:80]}" if kind else "and the header is missing"
             raise Problem(415, "media_type", f"Content-Type must be {' or '.join(body.types)}, {got}")
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -196,7 +197,7 @@ class Api:
             data = await read_body(request, self.runtime.listeners.bodies, limit, self.settings.server.body_timeout)
         except TooLarge:
             raise Problem(413, "too_large", f"the body is larger than {limit} bytes", close=True) from None
-        if body.schema is None or (kind != JSON_TYPE and not body.any_type):
+        if body.schema is None or not body.checked or kind != JSON_TYPE:
             return data
         value = parse_json(data)
         errors = self.schemas.errors(body.schema, value)

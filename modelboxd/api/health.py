@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from modelboxd.api.routes import Answers, Call, Role, Route, answer
+from modelboxd.api.routes import Answers, Call, Route, answer
 from modelboxd.api.schema import flag, list_of, record, ref, text
+from modelboxd.api.tokens import Role
 
 if TYPE_CHECKING:
     from modelboxd.api.app import Api

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from modelboxd.api.routes import Answers, Body, Call, Param, Role, Route, answer, nothing
+from modelboxd.api.routes import Answers, Body, Call, Param, Route, answer, nothing
 from modelboxd.api.schema import list_of, number, record, ref, text
+from modelboxd.api.tokens import Role
 from modelboxd.jobs.manager import Reloaded
 from modelboxd.jobs.model import ID_LENGTH, ID_PATTERN, GraphText, JobView, Origin, State
 

@@ -9,8 +9,9 @@ from aiohttp import web
 
 from modelbox.errors import ConfigError, GraphError, ModelBoxError
 from modelboxd.api.problems import Problem
-from modelboxd.api.routes import Answers, Body, Call, Param, Role, Route, answer, nothing
+from modelboxd.api.routes import Answers, Body, Call, Param, Route, answer, nothing
 from modelboxd.api.schema import list_of, record, ref, text
+from modelboxd.api.tokens import Role
 from modelboxd.jobs.model import BadJobIdError, GraphText, JobExistsError, JobView, NoSuchJobError, State, problems_of
 from modelboxd.server.answer import Answer, json_answer
 
@@ -107,9 +108,7 @@ class _Handlers:
             raise refusal("MODELBOX_008", more=str(error)) from None
         return nothing(201)
 
-    async def list(self, call: Call) -> web.StreamResponse:
-        if call.path["what"] != "all":
-            raise refusal("MODELBOX_006", 500)
+    async def list(self, _: Call) -> web.StreamResponse:
         return answer({"job_list": [job_json(view) for view in self._jobs.all()]})
 
     async def show(self, call: Call) -> web.StreamResponse:
@@ -119,7 +118,9 @@ class _Handlers:
         return answer(job_json(view))
 
     async def delete(self, call: Call) -> web.StreamResponse:
-        job_id = call.path["path"].rpartition("/")[2]
+        if call.path["id"] == "list/all":  # is the list; a job of this name has its own path
+            raise Problem(405, "method_not_allowed", "this path has GET", {"Allow": "GET"})
+        job_id = call.path["id"].rpartition("/")[2]
         try:
             await self._api.run(self._jobs.delete, job_id)
         except NoSuchJobError:
@@ -164,8 +165,6 @@ def routes(api: Api) -> list[Route]:
     do = _Handlers(api)
     base = "/v1/modelbox/job"
     name = Param("id", text("The name of a job.", minLength=1), "The job.")
-    tail = Param("path", text("The name of a job; what stands before it in the path is not looked at."), "The job.")
-    what = Param("what", text("all"), "all")
 
     def route(
         method: str, path: str, handler: Any, operation: str, summary: str, role: Role, answers: Any, **more: Any
@@ -175,22 +174,24 @@ def routes(api: Api) -> list[Route]:
     return [
         route(
             "PUT", base, do.create, "modelboxCreate", "Make and start a job", Role.ADMIN, {201: Answers("It runs.")},
-            problems=(400, 503), subject=SUBJECT, body=Body(None, any_type=True, required=False),
-            help="The body is a ModelBoxNewJob. A job that does not start stays as FAILED until it is deleted.",
+            problems=(400, 503), subject=SUBJECT, body=Body(ref("ModelBoxNewJob"), checked=False),
+            help="A job that does not start stays as FAILED until it is deleted.",
         ),
         route(
-            "GET", f"{base}/list/{{what}}", do.list, "modelboxList", "All jobs (what = all)", Role.READ,
-            {200: Answers("All jobs.", ref("ModelBoxJobs"))}, problems=(500,), subject=SUBJECT, path_params=(what,),
+            "GET", f"{base}/list/all", do.list, "modelboxList", "All jobs", Role.READ,
+            {200: Answers("All jobs.", ref("ModelBoxJobs"))}, subject=SUBJECT,
         ),
         route(
             "GET", f"{base}/{{id}}", do.show, "modelboxShow", "One job", Role.READ,
             {200: Answers("The job.", ref("ModelBoxJob"))}, problems=(404,), subject=SUBJECT, path_params=(name,),
         ),
         route(
-            "DELETE", f"{base}/{{path*}}", do.delete, "modelboxDelete", "End and forget a job", Role.ADMIN,
-            {204: Answers("It is gone.")}, problems=(404, 409), subject=SUBJECT, path_params=(tail,),
+            "DELETE", f"{base}/{{id}}", do.delete, "modelboxDelete", "End and forget a job", Role.ADMIN,
+            {204: Answers("It is gone.")}, problems=(404, 409), subject=SUBJECT, path_params=(name,),
+            help="Of a longer path only the last part counts.",
         ),
-        route("GET", f"{base}/{{path*}}", do.unknown, "modelboxUnknown", "Nothing", Role.READ, {}),
+        route("DELETE", f"{base}/{{id*}}", do.delete, "modelboxDeleteBelow", "The same", Role.ADMIN, {}),
+        route("GET", f"{base}/{{id*}}", do.unknown, "modelboxUnknown", "Nothing", Role.READ, {}),
     ]  # fmt: skip
 
 

@@ -11,8 +11,9 @@ from aiohttp import web
 
 from modelbox.version import VERSION
 from modelboxd.api.problems import PROBLEM_JSON, problem_answer
-from modelboxd.api.routes import JSON, Answers, Body, Call, Param, Role, Route, answer
+from modelboxd.api.routes import JSON, Answers, Body, Call, Param, Route, answer
 from modelboxd.api.schema import Schemas, list_of, number, record, ref, text
+from modelboxd.api.tokens import Role
 
 if TYPE_CHECKING:
     from modelboxd.api.app import Api

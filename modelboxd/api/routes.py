@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -14,6 +13,7 @@ from aiohttp import web
 
 from modelboxd.api.problems import Problem, Shape, problem_answer
 from modelboxd.api.schema import Schema
+from modelboxd.api.tokens import Role
 from modelboxd.server.answer import json_answer
 
 if TYPE_CHECKING:
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
 
 JSON = "application/json"
 _PLACE = re.compile(r"\{(\w+)(\*?)\}")
-
-
-class Role(IntEnum):
-    """What a client may do; each includes those before it."""
-
-    NONE = 0  # not even a token is needed
-    READ = 1
-    OPERATE = 2
-    ADMIN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +39,7 @@ class Body:
 
     schema: Schema | None = None  # of JSON
     types: tuple[str, ...] = (JSON,)
-    any_type: bool = False  # taken for JSON whatever the Content-Type says
+    checked: bool = True  # False: the handler gets the bytes, of whatever Content-Type, and looks for itself
     required: bool = True
     streamed: bool = False  # the handler reads it itself
     max_bytes: int = 0  # 0: server.max_body
@@ -175,7 +166,8 @@ class Router:
                 return methods[method], _values(methods[method].path, parts)
         if not found:
             raise Problem(404, "not_found", "there is no such path")
-        allow = ", ".join(sorted({name for methods in found for name in methods}))
+        told = [name for methods in found for name, route in methods.items() if route.subject]
+        allow = ", ".join(sorted({*(told or found[0])}))
         raise Problem(405, "method_not_allowed", f"this path has {allow}", {"Allow": allow})
 
 

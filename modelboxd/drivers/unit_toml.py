@@ -15,6 +15,7 @@ from modelbox.errors import DriverError, GraphError, Where
 from modelbox.spec import ROLES, FlowType, OptionSpec, PortSpec, UnitKind, UnitSpec, one_role
 from modelboxd.graph.inline import graph_unit
 from modelboxd.graph.keys import key_line
+from modelboxd.graph.life import OPTIONS as LIFE
 from modelboxd.graph.loader import parse_graph, plain_text, toml_error
 from modelboxd.graph.types import is_type_name
 
@@ -159,16 +160,28 @@ class _Reader:
             entry=self._entry(),
             types=self._types(),
             virtual_type=self.word("virtual_type"),
+            life=self._life(),
             config=dict(_flat(self._section("config"))),
             base={key: value for key, value in self.data.items() if key not in ("base", "config")},
         )
 
     def _warn_of_keys(self) -> None:
         """Other programs may read keys of their own; one that is almost one of ours is misspelt."""
-        for key in self.base.keys() - set(KEYS):
-            near = difflib.get_close_matches(key, KEYS, 1, 0.8)
-            if near:
+        python = self.kind is UnitKind.PYTHON
+        known = (*KEYS, *LIFE) if python else KEYS
+        for key in sorted(self.base.keys() - set(known)):
+            near = difflib.get_close_matches(key, known, 1, 0.8)
+            if key in LIFE:
+                log.warning(
+                    "%s", self.fail(f"base.{key} has no meaning here, it is ignored", key, "it is for Python units")
+                )
+            elif near:
                 log.warning("%s", self.fail(f"base.{key} is not known", key, f"did you mean '{near[0]}'?"))
+
+        for key in (key for key in self._section("config") if python and key in LIFE):
+            where = Where(str(self.path), key_line(self.file_text, "config", key))
+            text = f"config.{key} is an option of the unit's own code; for its workers it stands in [base]"
+            log.warning("%s", DriverError(text, where=where))
 
     def _example(self, key: str) -> str:
         examples = {
@@ -194,6 +207,18 @@ class _Reader:
         if not word.isdigit():
             raise self.fail(f"base.{key} = {self.base[key]!r} is no whole number", key)
         return int(word)
+
+    def _life(self) -> dict[str, int | str]:
+        """How the unit's workers live, where nodes do not say (life.py)."""
+        said: dict[str, int | str] = {}
+        for key, option in LIFE.items() if self.kind is UnitKind.PYTHON else ():
+            if key not in self.base:
+                continue
+            try:
+                said[key] = option.read(plain_text(self.base[key]))
+            except ValueError as error:
+                raise self.fail(f"base.{key} = {self.base[key]!r} is out of range", key, str(error)) from None
+        return said
 
     def _flow_type(self) -> FlowType:
         if self.kind is UnitKind.INFERENCE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from typing import Any
 
@@ -19,6 +20,8 @@ from modelboxd.engine.session import Session, Stream
 from modelboxd.engine.step import Step, Work
 from modelboxd.engine.unit import BuiltinUnit, ContextView, SessionView, SinkUnit
 from modelboxd.graph import model
+
+log = logging.getLogger(__name__)
 
 
 class Context:
@@ -62,6 +65,10 @@ class BuiltinCall:
     def output(self, port: str) -> BufferList:
         return self.outputs[port]
 
+    def drop_outputs(self) -> None:
+        """What was given so far does not count."""
+        self.outputs = {port: BufferList() for port in self.outputs}
+
     def send_event(self, event: Any = True) -> None:
         if self._context is not None:
             self._context.events.append(event)
@@ -77,6 +84,7 @@ class BuiltinStep(Step):
         self.concurrency = job.executor.threads
         self.has_events = node.unit.expand or (node.is_stream and not node.unit.collapse)
         self.closes = node.unit.expand
+        self._ends = unit_class.stream_end is not BuiltinUnit.stream_end
         self.unit = unit_class(node, Configuration(node.options), job.services)
         self._sink = self.unit if isinstance(self.unit, SinkUnit) else None
 
@@ -123,6 +131,8 @@ class BuiltinStep(Step):
         try:
             if call.begin and framed:
                 self._begin(call, made)
+                if self.closes:
+                    made.drop_outputs()  # they are in no sub-stream
             if (has_data or call.event) and not (context is not None and context.failed):
                 status = self.unit.process(made)
         except ModelBoxError as error:
@@ -133,11 +143,12 @@ class BuiltinStep(Step):
             if lost or call.session.dead or not self.has_events:
                 context.events.clear()
             call.more = bool(context.events)
-        if call.end and not call.more and framed:
-            self._end(call, made)
-        if call.error is None:
-            call.outputs = [made.outputs[port].to_core(self.job.pool) for port in self.output_ports]
-            self._seal(call.outputs)
+        if call.error is not None:
+            made.drop_outputs()
+        if call.end and not call.more and context is not None and self.kind.framed:
+            self._end(made, context)
+        call.outputs = [made.outputs[port].to_core(self.job.pool) for port in self.output_ports]
+        self._seal(call.outputs)
 
     def _begin(self, call: Call, made: BuiltinCall) -> None:
         try:
@@ -147,11 +158,22 @@ class BuiltinStep(Step):
             call.context.state.failed = True
             raise
 
-    def _end(self, call: Call, made: BuiltinCall) -> None:
+    def _end(self, made: BuiltinCall, context: Context) -> None:
+        """What stream_end() gives stands behind the results, but in no sub-stream of an expand, and not behind a failed
+        stream_begin(). Its own failure changes nothing."""
+        if not self._ends:
+            return
+        results = made.outputs
+        made.drop_outputs()
         try:
             self.unit.stream_end(made)
         except ModelBoxError as error:
-            call.error = call.error or error
+            log.warning("node '%s': stream_end() failed: %s", self.name, error, extra=self.about)
+            made.drop_outputs()
+        given, made.outputs = made.outputs, results
+        for port, items in given.items() if not (self.closes or context.failed) else ():
+            for buffer in items:
+                results[port].push_back(buffer)
 
     def _seal(self, outputs: list[CoreList]) -> None:
         for items in outputs:

@@ -64,6 +64,11 @@ class Call:
         self.skipped = False  # not made, because an event of its context comes first
 
     @property
+    def has_ended(self) -> bool:
+        """Whether the unit has heard in it that its context ends."""
+        return self.end and not self.more and not self.skipped and (self.outputs is not None or self.error is not None)
+
+    @property
     def count(self) -> int:
         """Values per port."""
         return int(self.inputs[0].count) if self.inputs else 0

@@ -8,13 +8,13 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelbox._core import ffi, lib
 from modelbox._core.memory import check, new_error
-from modelbox.errors import ConfigError, DriverError, GraphError
+from modelbox.errors import DriverError, GraphError
 from modelbox.spec import UnitKind, UnitSpec
 from modelboxd.engine.builtin import BuiltinStep
 from modelboxd.engine.clock import Clock, IoClock
@@ -28,6 +28,7 @@ from modelboxd.engine.source import EntryStep, SourceStep
 from modelboxd.engine.step import Step
 from modelboxd.engine.unit import BuiltinUnit, Services, SinkUnit, SourceUnit
 from modelboxd.engine.worker import WorkerStep
+from modelboxd.graph.life import Life
 from modelboxd.graph.model import Endpoint
 
 if TYPE_CHECKING:
@@ -35,19 +36,21 @@ if TYPE_CHECKING:
     from modelboxd.engine.executor import Executor
     from modelboxd.graph import model
     from modelboxd.loop import IoThread
-    from modelboxd.workers.pool import WorkerGroup, WorkerPool
+    from modelboxd.workers.group import WorkerGroup
+    from modelboxd.workers.pool import WorkerPool
     from modelboxd.workers.process import External
 
 log = logging.getLogger(__name__)
+
+SOURCE_BYTES = 64 << 20  # data of a source in Python that waits for its calls, where queue_bytes says nothing
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
     """Defaults for the worker processes of Python nodes; node attributes of the same name win."""
 
-    workers: int = 1
     open_timeout_s: float = 60.0
-    process_timeout_ms: int = 0
+    life: Life = field(default_factory=Life)
 
 
 class Engine:
@@ -214,19 +217,16 @@ class Engine:
             if self._workers is None:
                 self._workers = self._make_workers()
         defaults = self._worker_settings
-        options = dict(node.options)
-        workers = _whole_number(node, options, "workers", defaults.workers, 1)
-        timeout = _whole_number(node, options, "process_timeout_ms", defaults.process_timeout_ms, 0)
         return self._workers.start_group(
             node.unit,
             node.name,
             job,
-            options,
-            workers=workers,
+            node.options,
             open_timeout_s=defaults.open_timeout_s,
-            process_timeout_ms=timeout,
+            life=defaults.life.having(node.life),
             on_room=on_room,
             on_external=on_external,
+            room=(node.queue_size_external, node.queue_bytes or SOURCE_BYTES),
         )
 
     def close(self, timeout_s: float = 5.0) -> None:
@@ -243,15 +243,6 @@ def _lane(target: Step, source: Endpoint, end: Endpoint) -> int:
         return -1 if edge == node.back_lane else 0
     port = target.nodes.index(node) if isinstance(target, OutputStep) else target.input_ports.index(end.port)
     return target.lanes.index(port) + edge
-
-
-def _whole_number(node: model.Node, options: dict[str, str], key: str, default: int, least: int) -> int:
-    text = options.pop(key, None)
-    if text is None:
-        return default
-    if text.isdigit() and int(text) >= least:
-        return int(text)
-    raise ConfigError(f"node '{node.name}': {key} = {text!r} is no whole number from {least} on", where=node.where)
 
 
 def load_builtin(spec: UnitSpec) -> type[BuiltinUnit]:

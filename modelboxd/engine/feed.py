@@ -81,6 +81,7 @@ class Part:
         "metas",
         "outputs",
         "pieces",
+        "told",
         "yields",
     )
 
@@ -93,6 +94,7 @@ class Part:
         self.end = end  # nothing follows
         self.event = False  # no input: calls for events, or calls that had to wait for them
         self.done = False
+        self.told = False  # the unit has heard of the stream's end
         self.pieces: list[Piece] = []  # what the outputs are made of (calls.py)
         self.outputs: list[CoreList] | None = None  # one list per output port
         self.yields: list[Any] = []  # results that do not go on in the same stream: see kinds.py
@@ -114,6 +116,7 @@ class Feed:
         "ending",
         "events",
         "failed",
+        "meta_news",
         "metas",
         "opened",
         "out_metas",
@@ -136,6 +139,7 @@ class Feed:
         self.avail = [0] * lanes  # values waiting, per lane
         self.ended = [False] * lanes
         self.metas = [b""] * lanes  # stream meta, per lane
+        self.meta_news = False  # not yet passed on
         self.slots: deque[Part] = deque()  # taken, not yet passed on; in order
         self.base = 0  # index of the next position to take
         self.since = 0.0  # steps whose batches wait: when the oldest value came
@@ -152,7 +156,7 @@ class Feed:
         self.rest: list[Call | Any] = []  # pieces that wait until the events before them are over
         self.children = 0  # expand: sub-streams that are still open
         self.child: Stream | None = None  # expand of a stream: the sub-stream that events belong to
-        self.out_metas: list[bytes] | None = None  # expand, collapse: stream meta set by the unit, per output port
+        self.out_metas: list[bytes] | None = None  # stream meta set by the unit, per output port
         self.result: list[CoreList] | None = None  # collapse: what this sub-stream has given so far
         self.failed = False  # collapse: the result is an error
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Gather:
     """The results for one stream at one step. Guarded by the job's lock."""
 
-    __slots__ = ("begun", "metas", "next", "ports", "received", "step", "stream", "total", "waiting")
+    __slots__ = ("metas", "next", "ports", "received", "step", "stream", "told", "total", "waiting")
 
     def __init__(self, step: Step, stream: Stream, metas: list[bytes]) -> None:
         """`metas`: those of `stream`, per lane of where it was expanded or entered."""
@@ -31,7 +31,7 @@ class Gather:
         self.next = 0  # index that leaves next
         self.received = 0
         self.total: int | None = None  # how many there will be, when known
-        self.begun = False
+        self.told = b""  # the meta that went on
         self.metas = metas
         if not stream.session.dead:  # passing on results may have failed it meanwhile: then nothing is kept here
             step.gathers[stream] = self
@@ -70,8 +70,10 @@ class Gather:
         self.step.held -= count
         end = self.next == self.total
         if count or end:
-            meta = merge_metas(self.metas) if not self.begun else b""
-            self.begun = True
+            meta = b""
+            if any(self.metas) and (meta := merge_metas(self.metas)) == self.told:
+                meta = b""
+            self.told = meta or self.told
             for port, items in zip(self.ports, outputs, strict=True):
                 self.step.emit_port(port, self.stream, items, end, meta)
         if end:

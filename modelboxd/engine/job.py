@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from modelbox.spec import UnitSpec
     from modelboxd.engine.executor import Executor
     from modelboxd.graph import model
-    from modelboxd.workers.pool import WorkerGroup
+    from modelboxd.workers.group import WorkerGroup
+    from modelboxd.workers.health import GroupStatus
     from modelboxd.workers.process import External
 
 log = logging.getLogger(__name__)
@@ -182,6 +183,10 @@ class Job:
     def troubles(self) -> list[tuple[str, str]]:
         """(node, reason) of every node where work cannot go on for now. [any thread]"""
         return [(step.name, reason) for step in self.steps for reason in (step.trouble(),) if reason]
+
+    def workers(self) -> list[GroupStatus]:
+        """How the worker processes of each Python node are. [any thread]"""
+        return [status for step in self.steps if (status := step.workers()) is not None]
 
     @property
     def is_starting(self) -> bool:

@@ -60,9 +60,12 @@ class Kind:
         """Passes the results on (lock held)."""
         feed = part.feed
         metas = None
-        if part.metas or (part.begin and any(feed.metas)):
-            inherited = merge_metas(feed.metas) if part.begin else b""
-            own = part.metas or [b""] * len(self.step.output_ports)
+        if part.metas:
+            feed.out_metas = part.metas
+        if part.metas or feed.meta_news:  # meta may come behind holes and errors that have passed by already
+            feed.meta_news = False
+            inherited = merge_metas(feed.metas)
+            own = feed.out_metas or [b""] * len(self.step.output_ports)
             metas = [merge_metas([meta, inherited]) for meta in own]
         self.step.emit(feed.stream, part.outputs, part.end, metas)
 
@@ -115,6 +118,7 @@ class StreamKind(Kind):
         return call
 
     def join(self, part: Part) -> None:
+        part.told = ends_in(part.pieces)
         outputs: list[list[CoreList]] = [[] for _ in self.step.output_ports]
         for number, piece in enumerate(part.pieces):
             if isinstance(piece, Passed):
@@ -125,6 +129,8 @@ class StreamKind(Kind):
                 break
             else:
                 lists = results(self.step, piece, 1 if piece.reason != "ProcessError" else max(piece.count, 1))
+                if piece.error is not None and piece.outputs:  # behind the errors stands what data_post gave
+                    lists = [concat([errors, given]) for errors, given in zip(lists, piece.outputs, strict=True)]
                 if piece.metas and any(piece.metas):
                     part.metas = piece.metas
             for collected, items in zip(outputs, lists, strict=True):
@@ -139,6 +145,10 @@ class StreamKind(Kind):
 
     def done(self, part: Part) -> None:
         feed = part.feed
+        if feed.dead:  # nothing more is run for it, but its end where the unit has not heard of that
+            feed.ending = (part.end or feed.ending) and not (part.told or ends_in(part.pieces))
+            feed.rest = part.pieces = []
+            return
         feed.rest = part.pieces + feed.rest
         if part.end and (feed.events or feed.rest):
             part.end, feed.ending = False, True
@@ -155,6 +165,11 @@ class StreamKind(Kind):
         call.end = feed.ending and not any(isinstance(piece, Call) for piece in feed.rest)
         call.child = feed.child
         return feed.take_event([call])
+
+
+def ends_in(pieces: list[Piece]) -> bool:
+    """Whether the unit has heard in one of the calls that its context ends."""
+    return any(isinstance(piece, Call) and piece.has_ended for piece in pieces)
 
 
 class ConditionKind(Kind):

@@ -168,7 +168,6 @@ class NativeStep(Step):
 
     def _run_call(self, call: Call) -> None:
         outputs, error = self._outputs(), new_error()
-        call.outputs = outputs
         context = call.context
         if context.state is None:
             context.state = lib.mb_stream_begin(self.handle, self.kind.framed, outputs, len(outputs), error)
@@ -182,15 +181,16 @@ class NativeStep(Step):
             status = lib.mb_stream_run(state, call.inputs, len(call.inputs), outputs, len(outputs), error)
             check(status, error)
             call.failed = status > 0
+        call.outputs = outputs
         call.more = lib.mb_stream_events(state) > 0 and not call.session.dead
         if call.end and not call.more:
             context.state = None
-            check(lib.mb_stream_end(state, outputs, len(outputs), error), error)
+            lib.mb_stream_end(state, outputs, len(outputs))
 
     def abandon(self, context: Stream) -> None:
         state, context.state = context.state, None
         if state is not None:
-            lib.mb_stream_end(state, ffi.NULL, len(self.output_ports), ffi.NULL)
+            lib.mb_stream_end(state, ffi.NULL, len(self.output_ports))
 
 
 def fail_fatal(step: Step, part: Part) -> None:

@@ -13,7 +13,7 @@ from modelbox.errors import UnitError
 from modelboxd.engine.calls import Call, Passed, Piece, RuleBroken, passed_by, port_metas, results
 from modelboxd.engine.errors import all_seen, error_list, split
 from modelboxd.engine.feed import CoreList, Feed, Part, concat, slice_list
-from modelboxd.engine.kinds import ConditionKind, Kind, StreamKind
+from modelboxd.engine.kinds import ConditionKind, Kind, StreamKind, ends_in
 from modelboxd.engine.meta import merge_metas
 from modelboxd.engine.session import Round, Stream
 
@@ -62,23 +62,28 @@ class ExpandKind(Kind):
 
     def join(self, part: Part) -> None:
         step = self.step
+        part.told = ends_in(part.pieces)
         for number, piece in enumerate(part.pieces):
             if isinstance(piece, Passed):
-                part.yields.append((piece.index, piece.child, piece.lists, True, True))
+                metas = self.output_metas(part.feed, None)
+                part.yields.append((piece.index, piece.child, piece.lists, True, True, metas))
                 continue
             if piece.skipped:
                 part.pieces = part.pieces[number:]
                 return
             lists = results(step, piece, 1)
-            if piece.metas and any(piece.metas):
-                part.feed.out_metas = piece.metas
+            metas = self.output_metas(part.feed, piece)
             child = piece.child
             if child is not None:
-                part.yields.append((child.index, child, lists, not piece.event, not piece.more))
+                part.yields.append((child.index, child, lists, not piece.event, not piece.more, metas))
             if piece.more and self.hold(part.feed, piece):
                 part.pieces = part.pieces[number + 1 :]
                 return
         part.pieces = []
+
+    def output_metas(self, feed: Feed, call: Call | None) -> list[bytes] | None:
+        """The stream meta that the unit has set for a sub-stream, per output port; `call` is its own, if any."""
+        return call.metas if call is not None else None
 
     def hold(self, feed: Feed, call: Call) -> bool:
         """The call's context has events; whether the calls behind it have to wait."""
@@ -97,8 +102,8 @@ class ExpandKind(Kind):
 
     def deliver(self, part: Part) -> None:
         step, feed = self.step, part.feed
-        metas: list[bytes] | None = None
-        for index, child, lists, begin, end in part.yields:
+        inherited: bytes | None = None
+        for index, child, lists, begin, end, own in part.yields:
             if child is None:
                 for partner in step.partners:
                     partner.gather(feed.stream, feed.metas).put(index, None)
@@ -107,12 +112,16 @@ class ExpandKind(Kind):
                 feed.children += 1
                 for partner in step.partners:
                     partner.gather(feed.stream, feed.metas)
-                if metas is None:
+                if inherited is None:
                     inherited = merge_metas(feed.metas)
-                    metas = [merge_metas([own, inherited]) for own in feed.out_metas or [b""] * len(step.output_ports)]
+            metas: list[bytes] | None = None
+            if own and any(own):
+                metas = [merge_metas([meta, inherited or b""]) for meta in own]
+            elif begin:
+                metas = [inherited or b""] * len(step.output_ports)
             if end:
                 feed.children -= 1
-            step.emit(child, lists, end, metas if begin else None)
+            step.emit(child, lists, end, metas)
             if feed.stream.session.dead:
                 return
 
@@ -145,6 +154,12 @@ class StreamExpandKind(ExpandKind):
             part.pieces.append(last)
         if last is not None:
             last.end = True
+
+    def output_metas(self, feed: Feed, call: Call | None) -> list[bytes] | None:
+        """Set once for all sub-streams: the unit has one context."""
+        if call is not None and call.metas and any(call.metas):
+            feed.out_metas = call.metas
+        return feed.out_metas
 
     def hold(self, feed: Feed, call: Call) -> bool:
         feed.events.append(feed)
@@ -249,8 +264,12 @@ class LoopKind(ConditionKind):
         self.gathered = [self.out]
         self.limit = node.loop_limit
 
+    def own_round(self, stream: Stream) -> Round | None:
+        """The stream, when it has come back to this loop; a round of a loop around this one has not."""
+        return stream if isinstance(stream, Round) and stream.loop is self.step else None
+
     def amount(self, feed: Feed) -> int:
-        if isinstance(feed.stream, Round):
+        if self.own_round(feed.stream):
             return feed.matched()
         gather = self.step.gathers.get(feed.stream)
         inside = feed.base - (gather.received if gather is not None else 0)
@@ -265,8 +284,8 @@ class LoopKind(ConditionKind):
 
     def expire(self, part: Part) -> None:
         """Values that have had all their calls become errors, which leave."""
-        stream, step = part.feed.stream, self.step
-        if not isinstance(stream, Round):
+        stream, step = self.own_round(part.feed.stream), self.step
+        if stream is None:
             return
         calls = stream.calls[part.first : part.first + part.count]
         if max(calls, default=0) < self.limit:
@@ -288,14 +307,14 @@ class LoopKind(ConditionKind):
     def join(self, part: Part) -> None:
         super().join(part)
         assert part.outputs is not None
-        stream = part.feed.stream
+        turn = self.own_round(part.feed.stream)
         back, out = part.outputs[self.back], part.outputs[self.out]
         leaving: list[tuple[int, CoreList | None]] = []
         again, positions, calls = new_list(0), [], []
         for at in range(part.count):
             index, made = part.first + at, 1
-            if isinstance(stream, Round):
-                index, made = stream.positions[part.first + at], stream.calls[part.first + at] + 1
+            if turn is not None:
+                index, made = turn.positions[part.first + at], turn.calls[part.first + at] + 1
             if back.items[at] == ffi.NULL:
                 value = slice_list(out, at, 1) if out.items[at] != ffi.NULL else None
                 if value is not None:
@@ -312,19 +331,19 @@ class LoopKind(ConditionKind):
         step, stream = self.step, part.feed.stream
         leaving, again, positions, calls = part.yields or ([], None, [], [])
         session = stream.session
-        origin = stream
-        if isinstance(stream, Round):
-            assert stream.parent is not None
-            origin = stream.parent
-            if part.end and part.first + part.count != len(stream.positions):
-                text = f"node '{step.name}': {len(stream.positions)} values went into the loop's body, "
+        origin, arrived = stream, self.own_round(stream)
+        if arrived is not None:
+            assert arrived.parent is not None
+            origin = arrived.parent
+            if part.end and part.first + part.count != len(arrived.positions):
+                text = f"node '{step.name}': {len(arrived.positions)} values went into the loop's body, "
                 step.job.fail_locked(session, UnitError(text + f"{part.first + part.count} came back"))
                 return
         gather = step.gather(origin, part.feed.metas)
         for index, items in leaving:
             gather.put(index, None if items is None else [items])
         if positions:
-            turn = Round(session, origin, positions, calls)
+            turn = Round(session, origin, step, positions, calls)
             meta = merge_metas(part.feed.metas)
             step.emit_port(self.back, turn, again, True, meta)
         entry = step.feeds.get(origin)
@@ -332,7 +351,7 @@ class LoopKind(ConditionKind):
             step.mark(entry)  # there is room for more in the loop
 
     def close(self, feed: Feed) -> None:
-        if not isinstance(feed.stream, Round):
+        if self.own_round(feed.stream) is None:
             self.step.gather(feed.stream, feed.metas).finish(feed.base)
 
 

@@ -38,6 +38,7 @@ class GraphInputs:
         self.steps: dict[str, EntryStep] = {}  # by node name
         self.match = True
         self._waiting: dict[Session, _Waiting] = {}
+        self._closed: dict[Session, set[str]] = {}  # ports that have ended
 
     def open(
         self,
@@ -69,17 +70,22 @@ class GraphInputs:
         return session
 
     def send(self, session: Session, port: str, items: CoreList, end: bool) -> None:
-        """Values for one input node; the list is taken over. Raises UnitError for a port that is not there, BusyError
-        when the graph is full: sending it again later is right."""
+        """Values for one input node; the list is taken over. Raises UnitError for a port that is not there or has
+        ended, BusyError when the graph is full: sending it again later is right."""
         if port not in self.steps:
             raise UnitError(f"Send Port {port} is not exist", hint=f"input nodes: {', '.join(self.steps) or 'none'}")
         job = self._job
         with job.lock:
             step = self.steps[port]
+            closed = self._closed.setdefault(session, set()) if session in job.sessions else set()
+            if items.count and not session.dead and (session.ended or port in closed):
+                raise UnitError(f"input node '{port}' of job '{job.name}' has ended in this session")
             if items.count and not session.dead and not step.has_entry_room() and not step.nodes[0].drop:
                 error = BusyError(f"input node '{port}' of job '{job.name}' is full")
                 error.retry_after_s = 1.0
                 raise error
+            if end:
+                closed.add(port)
             waiting = self._waiting.get(session)
             if waiting is None:
                 self.steps[port].enter(session, 0, items, end)
@@ -110,6 +116,7 @@ class GraphInputs:
     def forget(self, session: Session) -> None:
         """The session is over (lock held)."""
         self._waiting.pop(session, None)
+        self._closed.pop(session, None)
 
 
 def _take(queue: deque[CoreList], count: int) -> CoreList:

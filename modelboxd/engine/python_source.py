@@ -11,8 +11,9 @@ from modelboxd.engine.feed import CoreList, Feed
 from modelboxd.engine.kinds import StreamKind
 from modelboxd.engine.session import Session, Stream
 from modelboxd.engine.worker import WorkerStep
+from modelboxd.workers.group import Refuser
 from modelboxd.workers.process import Worker
-from modelboxd.workers.protocol import WorkerCall
+from modelboxd.workers.protocol import FAILED_SOURCE, WorkerCall
 
 if TYPE_CHECKING:
     from modelboxd.engine.job import Job
@@ -33,7 +34,8 @@ class PythonSourceStep(WorkerStep):
         self.accepting = False
         self._early: list[tuple[Worker, int, CoreList | None]] = []  # sent before the job has started
         self._sessions: dict[tuple[Worker, int], ExternalDoor] = {}
-        self._numbers: dict[Session, int] = {}
+        self._numbers: dict[Session, tuple[Worker, int]] = {}
+        self._failed: set[tuple[Worker, int]] = set()  # sessions that failed before the unit closed them
 
     def open(self) -> None:
         self._group = self.job.start_workers(self.node, self._on_room, self._arrives)
@@ -68,6 +70,10 @@ class PythonSourceStep(WorkerStep):
 
     def _enter(self, worker: Worker, number: int, items: CoreList | None) -> None:
         door = self._sessions.get((worker, number))
+        if (worker, number) in self._failed:  # on its way when the session failed
+            if items is None:
+                self._failed.discard((worker, number))
+            return
         if door is None:
             if items is None:
                 return
@@ -75,7 +81,7 @@ class PythonSourceStep(WorkerStep):
             session.workers = {worker}  # it has the session's context and wants to hear of its end
             door = ExternalDoor(self, Stream(session), worker, number)
             self._sessions[worker, number] = door
-            self._numbers[session] = number
+            self._numbers[session] = (worker, number)
             self.job.admit_locked(session)
         if items is None:
             self._leave(door)
@@ -99,21 +105,26 @@ class PythonSourceStep(WorkerStep):
         with self.job.lock:
             for door in [door for door in self._sessions.values() if door.worker is worker]:
                 self.job.fail_locked(door.stream.session, WorkerLostError(f"python worker {worker.name} is gone"))
+            self._failed = {key for key in self._failed if key[0] is not worker}
         self.job.settle()
 
     def _on_room(self) -> None:
-        for worker in {door.worker for door in list(self._sessions.values()) if not door.worker.alive}:
+        with self.job.lock:
+            workers = {worker for worker, _ in (*self._sessions, *self._failed) if not worker.alive}
+        for worker in workers:
             self.lost(worker)
         super()._on_room()
 
-    def _order(self, call: Call, worker: Worker) -> WorkerCall:
+    def _order(self, call: Call, worker: Worker | Refuser) -> WorkerCall:
         made = super()._order(call, worker)
-        made.external = self._numbers.get(call.session, 0)
+        _, made.external = self._numbers.get(call.session, (worker, 0))
         return made
 
     def forget(self, session: Session) -> None:
         """The session is over (lock held)."""
-        self._numbers.pop(session, None)
+        worker, number = self._numbers.pop(session, (None, 0))
+        if worker is not None and session.dead:
+            self.job.after.append(lambda: worker.end_sessions([FAILED_SOURCE | number]))
 
 
 class ExternalDoor:
@@ -131,6 +142,7 @@ class ExternalDoor:
     def drop(self) -> None:
         """Holder: the session failed."""
         self.step._sessions.pop((self.worker, self.number), None)
+        self.step._failed.add((self.worker, self.number))
         self.stream.session.release(self)
 
 

@@ -36,12 +36,13 @@ class Stream:
 
 
 class Round(Stream):
-    """Values on one way through the body of a loop."""
+    """Values on one way through the body of a loop. To a loop inside of that body it is a stream as any other."""
 
-    __slots__ = ("calls", "positions")
+    __slots__ = ("calls", "loop", "positions")
 
-    def __init__(self, session: Session, parent: Stream, positions: list[int], calls: list[int]) -> None:
+    def __init__(self, session: Session, parent: Stream, loop: object, positions: list[int], calls: list[int]) -> None:
         super().__init__(session, parent)
+        self.loop = loop  # the step that it comes back to
         self.positions = positions  # of each value in the stream that entered the loop
         self.calls = calls  # how often the loop has been called for it
 

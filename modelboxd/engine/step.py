@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from modelboxd.engine.job import Job
     from modelboxd.engine.session import Stream
     from modelboxd.graph import model
+    from modelboxd.workers.health import GroupStatus
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +141,10 @@ class Step:
         """Why work cannot go on here for now; "" when it can. [any thread]"""
         return ""
 
+    def workers(self) -> GroupStatus | None:
+        """The worker processes of a Python node; None for others. [any thread]"""
+        return None
+
     def close(self) -> None:
         """Closes the units after the last run. No lock held."""
 
@@ -169,6 +174,7 @@ class Step:
             self.job.bytes += items.bytes
         if meta:
             feed.metas[lane] = merge_metas([meta, feed.metas[lane]])
+            feed.meta_news = True
         if end:
             feed.ended[lane] = True
         self.mark(feed)

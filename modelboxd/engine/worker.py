@@ -17,7 +17,8 @@ from modelboxd.engine.errors import all_seen, merge, split
 from modelboxd.engine.feed import Feed, Part
 from modelboxd.engine.session import Stream
 from modelboxd.engine.step import Step, Work
-from modelboxd.workers.pool import WorkerGroup
+from modelboxd.workers.group import Refuser, WorkerGroup
+from modelboxd.workers.health import GroupStatus
 from modelboxd.workers.process import Worker
 from modelboxd.workers.protocol import WorkerCall, WorkerResult
 
@@ -35,11 +36,15 @@ class Trip:
 
     __slots__ = ("calls", "whole", "work", "worker")
 
-    def __init__(self, work: Work, worker: Worker) -> None:
+    def __init__(self, work: Work, worker: Worker | Refuser) -> None:
         self.work = work
         self.worker = worker
         self.calls: list[Call] = []
         self.whole = True  # NORMAL: all positions were sent
+
+    def is_wanted(self) -> bool:
+        """Whether a session waits for any of it. [any thread]"""
+        return any(not part.feed.stream.session.dead for part in self.work.parts)
 
 
 class WorkerStep(Step):
@@ -62,10 +67,10 @@ class WorkerStep(Step):
             self._group.close(self.job.settings.close_timeout_s)
 
     def trouble(self) -> str:
-        group = self._group
-        if group is None or any(worker.alive and worker.ready for worker in group.workers):
-            return ""
-        return "no worker process is there"
+        return self._group.trouble() if self._group is not None else ""
+
+    def workers(self) -> GroupStatus | None:
+        return self._group.status() if self._group is not None else None
 
     @property
     def group(self) -> WorkerGroup:
@@ -115,13 +120,13 @@ class WorkerStep(Step):
         self.stats.buffers_in += work.count
         return work
 
-    def _take_normal(self) -> tuple[list[Part], Worker | None]:
+    def _take_normal(self) -> tuple[list[Part], Worker | Refuser | None]:
         worker = self.group.pick()
         if worker is None:
             return [], None
         return self._take_batch(), worker
 
-    def _take_calls(self) -> tuple[list[Part], Worker | None]:
+    def _take_calls(self) -> tuple[list[Part], Worker | Refuser | None]:
         """Parts of several feeds that can go to one worker: new contexts to the least busy one, those that are
         pinned to their own."""
         free = self.group.free()
@@ -130,7 +135,7 @@ class WorkerStep(Step):
         self._lost = False
         # Every free worker gets its share of what waits, so that none idles beside a long message.
         limit = min(MESSAGE_CALLS, -(-len(self.ready) // max(free, 1)))
-        chosen: Worker | None = None
+        chosen: Worker | Refuser | None = None
         parts: list[Part] = []
         calls = 0
         for _ in range(len(self.ready)):
@@ -155,8 +160,8 @@ class WorkerStep(Step):
             calls += max(1, -(-part.count // self.batch_size))
         return parts, chosen
 
-    def _worker_for(self, feed: Feed, chosen: Worker | None) -> Worker | None:
-        pinned: Worker | None = feed.state
+    def _worker_for(self, feed: Feed, chosen: Worker | Refuser | None) -> Worker | Refuser | None:
+        pinned: Worker | Refuser | None = feed.state
         if not self.kind.serial and feed.events:
             pinned = feed.events[0].state
         if pinned is not None:
@@ -173,7 +178,7 @@ class WorkerStep(Step):
     def turn_inline(self, work: Work) -> None:
         """Sends the work; complete() follows when the answer is here."""
         worker = work.worker
-        assert isinstance(worker, Worker)
+        assert isinstance(worker, (Worker, Refuser))
         trip = Trip(work, worker)
         try:
             if self.kind.calls:
@@ -188,9 +193,8 @@ class WorkerStep(Step):
             self._finish(trip)
             return
         if trip.calls:
-            worker.submit(
-                [self._order(call, worker) for call in trip.calls], lambda answers: self._arrived(trip, answers)
-            )
+            orders = [self._order(call, worker) for call in trip.calls]
+            worker.submit(orders, lambda answers: self._arrived(trip, answers), trip.is_wanted)
         else:
             self._arrived(trip, [])
 
@@ -206,7 +210,7 @@ class WorkerStep(Step):
         call.input_metas = port_metas(self, first)
         trip.calls.append(call)
 
-    def _order(self, call: Call, worker: Worker) -> WorkerCall:
+    def _order(self, call: Call, worker: Worker | Refuser) -> WorkerCall:
         """The call as the worker's message has it."""
         session = call.session
         made = WorkerCall(call.number, call.begin, call.end, session.number, session.id, call.inputs, [])

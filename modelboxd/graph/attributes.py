@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from modelbox.errors import ConfigError, GraphError, ModelBoxError, Where
 from modelbox.spec import OptionSpec, PortSpec, UnitKind, UnitSpec
+from modelboxd.graph.life import OPTIONS as LIFE
 from modelboxd.graph.model import Attr, GraphSpec, NodeSpec
 
 # The nodes by which data enters and leaves a graph from outside; the node's name is the name of the port there.
@@ -32,6 +33,7 @@ PLACED: dict[str, tuple[Callable[[UnitSpec], bool], str]] = {
     "output_type": (lambda unit: unit is OUTPUT, "type=output"),
     "max_queue_delay_us": (lambda unit: takes_batches(unit), "normal units"),
     "preferred_batch_sizes": (lambda unit: takes_batches(unit), "normal units"),
+    **{key: (lambda unit: unit.kind is UnitKind.PYTHON, "Python units") for key in LIFE},
 }
 WORDS = {
     "drop": ("Invalid Drop", "", ("oldest", "newest")),
@@ -134,6 +136,19 @@ class Attributes:
             return attr.text if attr else default
         self._complain(f"node '{self.node.name}': {title} '{attr.text}'", attr.where, " or ".join(words))
         return default
+
+    def life(self) -> dict[str, int | str]:
+        """What the node says about its workers (life.py); names that its unit has in [config] are the unit's own."""
+        said: dict[str, int | str] = {}
+        for key, option in LIFE.items():
+            attr = self._placed(key)
+            if attr is None or key in self.unit.config:
+                continue
+            try:
+                said[key] = option.read(attr.text)
+            except ValueError as error:
+                self._complain(f"node '{self.node.name}': {key}={attr.text!r} is out of range", attr.where, str(error))
+        return said
 
     def batch_sizes(self, key: str, most: int) -> tuple[int, ...]:
         """A list of batch sizes up to that of the node, in ascending order."""

@@ -158,6 +158,7 @@ class _Checker:
             unit=unit,
             where=spec.where,
             options=attrs.options(),
+            life={**unit.life, **attrs.life()},
             batch_size=batch_size,
             queue_sizes=sizes,
             queue_size_external=external or settings.get("queue_size_external") or defaults.queue_size_external,

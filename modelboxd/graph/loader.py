@@ -47,7 +47,10 @@ def load_graph(path: Path) -> GraphSpec:
 
 def read_file(path: Path) -> dict[str, Any]:
     """The sections and keys of a graph file as they stand there. Raises GraphError."""
-    return _parse_file(_read_text(path), str(path))
+    try:
+        return _parse_file(_read_text(path), str(path))
+    except RecursionError:
+        raise GraphError("the file is nested too deeply", where=Where(str(path))) from None
 
 
 def _read_text(path: Path) -> str:

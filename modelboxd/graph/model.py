@@ -89,6 +89,7 @@ class Node:
     user_priority: int = 5  # node attribute priority, 1 (first) to 10
     device_id: str = ""
     group: tuple[str, ...] = ()  # graphs and DOT clusters around it, outermost first; for the eye only
+    life: dict[str, int | str] = field(default_factory=dict)  # Python units: what node and unit say (life.py)
     # Input port -> what feeds it, in the order of the file. Several: the branches of a condition that meet here, or
     # the two edges of a loop.
     sources: dict[str, list[Endpoint]] = field(default_factory=dict)

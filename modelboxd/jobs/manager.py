@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -338,7 +339,7 @@ class JobManager:
         with logs.about(job=path.stem):
             record = _Record(path.stem, Origin.FILE, time.time(), path=path)
             try:
-                spec = load_graph(path)
+                spec = self._spec(record, None)
             except ModelBoxError as error:
                 record.id = self._free_id(file_id(path.stem))
                 record.state, record.error = State.FAILED, _reason(error)
@@ -458,26 +459,20 @@ class JobManager:
             self._drain(record, before.job)
 
     def _spec(self, record: _Record, text: GraphText | None) -> GraphSpec:
-        if record.path is not None:
-            return load_graph(record.path)
-        assert text is not None
-        spec = parse_graph(text.text, f"{record.id}.{text.format}", untrusted=record.origin is Origin.API)
-        if record.origin is Origin.API:
-            check_dirs(self.runtime.settings, spec)
-        return spec
+        with logs.about(job=record.id), _our_errors():
+            if record.path is not None:
+                return load_graph(record.path)
+            assert text is not None
+            spec = parse_graph(text.text, f"{record.id}.{text.format}", untrusted=record.origin is Origin.API)
+            if record.origin is Origin.API:
+                check_dirs(self.runtime.settings, spec)
+            return spec
 
     def _run(self, record: _Record, spec: GraphSpec, before: _Running | None) -> _Running:
         """A graph that runs and has taken over what `before` had. Raises ModelBoxError."""
-        with logs.about(job=record.id):
-            try:
-                plan, registry = plan_spec(self.runtime.settings, spec)
-                return self._run_plan(record, plan, registry, before)
-            except ModelBoxError:
-                raise
-            except Exception as error:
-                log.exception("internal error")
-                text = f"internal error: {type(error).__name__}: {error}; please report this"
-                raise InternalError(text) from error
+        with logs.about(job=record.id), _our_errors():
+            plan, registry = plan_spec(self.runtime.settings, spec)
+            return self._run_plan(record, plan, registry, before)
 
     def _run_plan(self, record: _Record, plan: Plan, registry: Registry, before: _Running | None) -> _Running:
         endpoints = Endpoints(self.runtime.listeners, before.endpoints if before else None)
@@ -502,7 +497,8 @@ class JobManager:
 
     def _drain(self, record: _Record, job: Job) -> None:
         """Ends the graph that was replaced, on a thread of its own."""
-        record.draining += 1
+        with self._lock:
+            record.draining += 1
 
         def end() -> None:
             _end(job, handed_over=True)
@@ -536,6 +532,19 @@ def _state(record: _Record) -> State:
         if running.job.state is not engine_job.JobState.RUNNING:
             return State.FINISHED
     return record.state
+
+
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    """A bug becomes an InternalError: it costs this job, not the others."""
+    try:
+        yield
+    except ModelBoxError:
+        raise
+    except Exception as error:
+        log.exception("internal error")
+        text = f"internal error: {type(error).__name__}: {error}; please report this"
+        raise InternalError(text) from error
 
 
 def _reason(error: ModelBoxError) -> str:

@@ -152,7 +152,7 @@ class Runtime:
                 session_timeout_s=self.settings.engine.session_timeout,
                 max_queue_bytes=self.settings.engine.max_queue_bytes,
             ),
-            worker_settings=WorkerSettings(python.workers, python.open_timeout, python.process_timeout_ms),
+            worker_settings=WorkerSettings(python.open_timeout, python.life),
             inference=inference,
         )
 

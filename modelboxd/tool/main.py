@@ -24,6 +24,7 @@ from modelboxd import settings as settings_module
 from modelboxd.drivers.registry import Registry
 from modelboxd.graph.loader import load_graph
 from modelboxd.settings import LEVELS, LogSettings, Settings
+from modelboxd.tool import token
 from modelboxd.tool.flow import run_flow
 
 LATER = {
@@ -130,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         "control", nargs="*", help="a command for the server: log, slab, stat, stack (not supported yet)"
     )
     server.set_defaults(run_command=_server)
+    token.add_parser(commands)
     for name, what in LATER.items():
         later = commands.add_parser(name, help=f"{what} (not supported yet)", add_help=False)
         later.set_defaults(run_command=lambda options: _fail(f"{options.command}: {LATER[options.command]}: {NOT_YET}"))

@@ -109,31 +109,57 @@ def check_results(calls: Sequence[WorkerCall], results: Sequence[WorkerResult], 
 class Sources:
     """What a source unit has sent: lists that wait for their call, and sessions that are open."""
 
-    __slots__ = ("_open", "waiting")
+    __slots__ = ("_closed", "_failed", "_lists", "_open", "most")
 
     def __init__(self) -> None:
-        self.waiting = 0
-        self._open: set[int] = set()
+        self.most = 0  # lists that may wait
+        self._lists = 0  # that wait
+        self._open: dict[int, int] = {}  # sessions, and how many lists of each wait
+        self._closed: set[int] = set()  # those of them whose end has come
+        self._failed: set[int] = set()  # sessions that have failed here; the unit has not closed them
 
     def arrived(self, result: WorkerResult) -> None:
         """A list, or the end of a session. Raises ProtocolError."""
+        number = result.number
         if result.error is not None or result.skipped or result.more or len(result.outputs) > 1:
             raise ProtocolError("external data with a result")
-        if not 0 < result.number <= protocol.MOST_SESSIONS:
-            raise ProtocolError(f"external data for session {result.number}")
+        if not 0 < number <= protocol.MOST_SESSIONS:
+            raise ProtocolError(f"external data for session {number}")
         if not result.outputs:
-            self._open.discard(result.number)
+            self._failed.discard(number)
+            if number in self._open:
+                self._closed.add(number)
+                self._forget(number)
             return
-        self._open.add(result.number)
-        self.waiting += 1
-        if self.waiting > protocol.EXTERNALS:
-            raise ProtocolError(f"more than {protocol.EXTERNALS} lists of external data that wait for their calls")
-        if len(self._open) > protocol.OPEN_SESSIONS:
+        if number in self._failed:
+            return
+        self._open[number] = self._open.get(number, 0) + 1
+        self._lists += 1
+        if self._lists > self.most:
+            raise ProtocolError(f"more than {self.most} lists of external data that wait for their calls")
+        if len(self._open) + len(self._failed) > protocol.OPEN_SESSIONS:
             raise ProtocolError(f"more than {protocol.OPEN_SESSIONS} sessions at a time")
 
     def called(self, calls: Sequence[WorkerCall]) -> None:
         """Calls go out."""
-        self.waiting = max(0, self.waiting - sum(1 for call in calls if call.external and call.inputs))
+        for call in calls:
+            if call.external and call.inputs and self._open.get(call.external):
+                self._open[call.external] -= 1
+                self._lists -= 1
+                self._forget(call.external)
+
+    def failed(self, number: int) -> None:
+        """A session has failed here: what waits for it was dropped, and so is what is on its way."""
+        if number in self._open:
+            self._lists -= self._open.pop(number)
+            if number not in self._closed:
+                self._failed.add(number)
+            self._closed.discard(number)
+
+    def _forget(self, number: int) -> None:
+        if number in self._closed and not self._open[number]:
+            self._closed.discard(number)
+            del self._open[number]
 
 
 def check_held(lent: tuple[int, int], calls: Iterable[WorkerCall], max_bytes: int) -> None:

@@ -7,6 +7,7 @@ that the unit has started.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,19 +23,19 @@ if TYPE_CHECKING:
     from modelbox._core.memory import Pool
     from modelboxd.workers.protocol import Peer
 
-LIMIT = protocol.EXTERNALS  # lists that wait for their process() call
 MOST = protocol.MOST_SESSIONS
 OPEN = protocol.OPEN_SESSIONS
 
 
 class _Open:
-    """A session of the unit, until it is closed and the daemon's session is known."""
+    """A session of the unit, until it is closed and all that was sent has had its call."""
 
-    __slots__ = ("closed", "context", "joined", "sent")
+    __slots__ = ("closed", "context", "failed", "joined", "sizes")
 
     def __init__(self) -> None:
         self.context = SessionContext("")
-        self.sent = self.joined = self.closed = False
+        self.joined = self.closed = self.failed = False
+        self.sizes: deque[int] = deque()  # bytes of each list that waits for its call
 
 
 class Externals:
@@ -45,9 +46,14 @@ class Externals:
         self._pool = pool
         self._send = send
         self._room = threading.Condition()
-        self._waiting = 0
+        self._lists = self._bytes = 0  # that wait for their calls
+        self._most_lists = self._most_bytes = 1
         self._last = 0
         self._open: dict[int, _Open] = {}
+
+    def limit(self, lists: int, size: int) -> None:
+        """How many lists, and how many bytes in them, may wait for their process() calls."""
+        self._most_lists, self._most_bytes = lists, size
 
     def open(self) -> ExternalData:
         """A new session."""
@@ -65,10 +71,13 @@ class Externals:
         """A list for the session, None for its end. Waits while too many wait for their call; on the thread that
         makes the calls it cannot wait, and says BUSY instead."""
         with self._room:
-            if items is not None and self._waiting >= LIMIT:
-                if threading.current_thread() is threading.main_thread():
-                    return Status(StatusCode.STATUS_BUSY, f"{LIMIT} lists wait for their process() call")
-                self._room.wait_for(lambda: self._waiting < LIMIT)
+            opened = self._open[number]
+            if items is not None:
+                if self._is_full() and threading.current_thread() is threading.main_thread():
+                    return Status(StatusCode.STATUS_BUSY, f"{self._lists} lists wait for their process() call")
+                self._room.wait_for(lambda: opened.failed or not self._is_full())
+                if opened.failed:
+                    return Status(StatusCode.STATUS_STOP, "the session has failed")
             self._writer.begin()
             try:
                 cores = [] if items is None else [items.cores(self._pool)]
@@ -79,21 +88,42 @@ class Externals:
                 return Status(StatusCode.STATUS_INVALID, str(error))
             self._send(message)
             if items is not None:
-                self._waiting += 1
-                self._open[number].sent = True
+                opened.sizes.append(items.get_bytes())
+                self._lists += 1
+                self._bytes += opened.sizes[-1]
         return Status()
+
+    def _is_full(self) -> bool:
+        return self._lists >= self._most_lists or self._bytes >= self._most_bytes
 
     def called(self, number: int, sessions: dict[int, SessionContext], session: int, session_id: str) -> None:
         """A call with a list of the unit's session `number` begins; `session` and `session_id` are the daemon's."""
         with self._room:
-            self._waiting = max(self._waiting - 1, 0)
-            self._room.notify()
             opened = self._open.get(number)
-            if opened is not None and not opened.joined:
+            if opened is None:
+                return
+            if opened.sizes:
+                self._lists -= 1
+                self._bytes -= opened.sizes.popleft()
+                self._room.notify_all()
+            if not opened.joined:
                 opened.joined = True
                 opened.context._id = session_id
                 sessions[session] = opened.context
-                self._forget(number)
+            self._forget(number)
+
+    def fail(self, number: int) -> None:
+        """The daemon's session has failed: what waits is dropped there, and nothing more is taken."""
+        with self._room:
+            opened = self._open.get(number)
+            if opened is None:
+                return
+            self._lists -= len(opened.sizes)
+            self._bytes -= sum(opened.sizes)
+            opened.sizes.clear()
+            opened.failed = True
+            self._room.notify_all()
+            self._forget(number)
 
     def close(self, number: int) -> None:
         """The unit will send nothing more."""
@@ -104,7 +134,7 @@ class Externals:
 
     def _forget(self, number: int) -> None:
         opened = self._open[number]
-        if opened.closed and (opened.joined or not opened.sent):
+        if opened.closed and not opened.sizes:
             del self._open[number]
 
 

@@ -4,16 +4,21 @@ The daemon starts it as a fresh program and talks to it over a SOCK_SEQPACKET so
 
     daemon -> master   {"op": "spawn", "id": n, "title": text, "env": {...}} + [worker socket, output pipe]
                        {"op": "kill", "id": n, "signal": number}
-    master -> daemon   {"op": "ready"}   {"op": "started", "id": n, "pid": pid}
+    master -> daemon   {"op": "ready"}   {"op": "started", "id": n, "pid": pid} + [pidfd]
+                       {"op": "stopped", "id": n, "signal": number}, 0 = it goes on
                        {"op": "exited", "id": n, "pid": pid, "code": number, "signal": number}
 
-When the socket closes, the daemon is gone: the master ends, and the kernel ends the workers with it.
+Nothing survives its parent. When the daemon goes, the socket closes and the kernel sends SIGCONT, so that also a
+stopped master wakes and ends what it has started; when the master goes, the kernel kills the workers. Each worker is a
+session and process group of its own: what it has started is killed with it. Processes that have left that group are
+adopted here (the master is a "subreaper"), so none becomes a zombie, and end with the master.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import gc
 import json
 import os
@@ -21,13 +26,19 @@ import select
 import signal
 import socket
 import sys
+import time
+from collections.abc import Sequence
 from typing import Any
 
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+END_LIMIT_S = 1.0  # how long the master waits for what it has killed, at its own end
+OOM_SCORE = "500"  # when memory is out, the kernel kills a worker before the daemon
 
 
 def main() -> None:
-    """Serves until the daemon goes. The socket's descriptor number is the only argument."""
+    """Serves until the daemon goes. Arguments: the socket's descriptor number, the daemon's pid."""
+    daemon = int(sys.argv[2])
+    die_with(daemon, signal.SIGKILL)  # until it can end by itself
     sock = socket.socket(fileno=int(sys.argv[1]))
     sock.set_inheritable(False)
     set_title("modelbox: python-master")
@@ -38,7 +49,16 @@ def main() -> None:
 
     gc.collect()
     gc.freeze()  # forked workers do not copy these pages by counting references
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    die_with(daemon, signal.SIGCONT)
     Master(sock).serve()
+
+
+def die_with(parent: int, number: int) -> None:
+    """Has the kernel send this process a signal when its parent ends; ends at once when that has happened already."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os._exit(0)
 
 
 def set_title(title: str) -> None:
@@ -68,14 +88,17 @@ class Master:
                     self.end()
             self.reap()
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
         try:
-            self.sock.send(json.dumps(message).encode())
+            socket.send_fds(self.sock, [json.dumps(message).encode()], fds)
         except (BrokenPipeError, ConnectionResetError):
             self.end()
 
     def receive(self) -> bool:
-        data, fds, _, _ = socket.recv_fds(self.sock, 65536, 4)
+        try:
+            data, fds, _, _ = socket.recv_fds(self.sock, 65536, 4)
+        except ConnectionResetError:  # it died before it had read all that it was told
+            return False
         if not data:
             return False
         order = json.loads(data)
@@ -94,48 +117,80 @@ class Master:
         pid = os.fork()
         if pid == 0:
             become_worker(self, order, fds, master)
-        with contextlib.suppress(PermissionError, ProcessLookupError):  # it did so itself
-            os.setpgid(pid, pid)
         for fd in fds:
             os.close(fd)
         self.workers[pid] = order["id"]
-        self.send({"op": "started", "id": order["id"], "pid": pid})
+        try:
+            pidfds = [os.pidfd_open(pid)]
+        except OSError:  # a kernel or container without; the daemon then relies on what it is told here
+            pidfds = []
+        self.send({"op": "started", "id": order["id"], "pid": pid}, pidfds)
+        for fd in pidfds:
+            os.close(fd)
 
     def reap(self) -> None:
-        while self.workers:
-            try:
-                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if ended is None:
-                return
-            kill_group(ended.si_pid)  # while its number is still taken
-            pid, status = os.waitpid(ended.si_pid, 0)
-            number = self.workers.pop(pid, None)
-            if number is not None:
+        while (found := look_for(os.WSTOPPED | os.WCONTINUED)) is not None:
+            if found.si_pid in self.workers:
+                number = found.si_status if found.si_code == os.CLD_STOPPED else 0
+                self.send({"op": "stopped", "id": self.workers[found.si_pid], "signal": number})
+        while (found := look_for(os.WEXITED | os.WNOWAIT)) is not None:
+            pid = found.si_pid
+            if pid in self.workers:
+                kill_group(pid)  # before it is reaped: until then nobody else can have its number
+            _, status = os.waitpid(pid, 0)
+            known = self.workers.pop(pid, None)
+            if known is not None:
                 code = os.waitstatus_to_exitcode(status)
-                self.send({"op": "exited", "id": number, "pid": pid, "code": max(code, 0), "signal": max(-code, 0)})
+                self.send({"op": "exited", "id": known, "pid": pid, "code": max(code, 0), "signal": max(-code, 0)})
 
     def end(self) -> None:
-        """The daemon is gone: so are we, and our workers with what they have started."""
+        """The daemon is gone: so are we, with all that was started here."""
         for pid in self.workers:
             kill_group(pid)
+        limit = time.monotonic() + END_LIMIT_S
+        while (left := limit - time.monotonic()) > 0:
+            for pid in children():
+                os.kill(pid, signal.SIGKILL)
+            try:
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            except ChildProcessError:
+                break
+            select.select([self.wake_read], [], [], left)  # SIGCHLD
+            os.read(self.wake_read, 4096)
         os._exit(0)
 
 
+def look_for(kind: int) -> os.waitid_result | None:
+    """What has become of a child, of this kind; None when there is no news."""
+    try:
+        return os.waitid(os.P_ALL, 0, kind | os.WNOHANG)
+    except ChildProcessError:
+        return None
+
+
 def kill_group(pid: int) -> None:
-    """Ends a worker and the processes that its unit has started, unless those have a session of their own."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+    """Kills a worker that was not reaped yet, and what it has started."""
+    os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it is not far enough to be a group; others' only
         os.killpg(pid, signal.SIGKILL)
+
+
+def children() -> list[int]:
+    """Processes of this one, adopted ones too."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
 
 
 def become_worker(master: Master, order: dict[str, Any], fds: list[int], parent: int) -> None:
     """The child side of fork(); never returns."""
     try:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(0)  # the master died before the signal was set
-        os.setpgid(0, 0)
+        os.setsid()
+        die_with(parent, signal.SIGKILL)
+        be_killed_first()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.close(master.wake_read)
@@ -154,6 +209,7 @@ def become_worker(master: Master, order: dict[str, Any], fds: list[int], parent:
         for key, value in order["env"].items():
             os.environ.setdefault(key, value)
         set_title(order["title"])
+        faulthandler.enable(2, all_threads=False)  # a crash tells where it was
         from modelboxd.workers import worker
 
         worker.run(socket.socket(fileno=sock_fd))
@@ -162,6 +218,12 @@ def become_worker(master: Master, order: dict[str, Any], fds: list[int], parent:
 
         traceback.print_exc()
         os._exit(1)
+
+
+def be_killed_first() -> None:
+    """Prefers this process to the daemon when the kernel runs out of memory."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # a container may forbid it
+        file.write(OOM_SCORE)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING
 
-from modelboxd.workers import checks
+from modelboxd.workers import checks, heart
 
 if TYPE_CHECKING:
     from modelboxd.loop import IoThread
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("modelboxd.unit")
 
 LINE_LIMIT = 4096
-TAIL_LINES = 20
+TAIL_LINES = 40
+LAST_LINES, LAST_WORDS = 3, 400  # of what a worker printed before its end: lines, characters
 LAST_READS = 64  # after its end: a child of it may hold the pipe and print on
 
 
@@ -52,9 +53,9 @@ class Output:
         os.close(self._fd)
         self._fd = -1
 
-    def tail(self) -> str:
-        """The last line printed."""
-        return self._lines[-1] if self._lines else ""
+    def last_words(self) -> str:
+        """The last lines printed, as one; of a crash that Python's fault handler describes, what and where."""
+        return last_words(list(self._lines))
 
     def unit_log(self, level: int, file: str, line: int, text: str) -> None:
         """A line from the unit's log functions."""
@@ -101,3 +102,14 @@ class Output:
         if text:
             self._lines.append(text)
             log.info("%s: %s", self._name, text, extra=self.about)
+
+
+def last_words(lines: list[str]) -> str:
+    """What the last lines that a worker printed tell of its end."""
+    at = next((at for at, line in enumerate(lines) if line.startswith("Fatal Python error:")), None)
+    if at is not None:
+        frames = [line.strip() for line in lines[at:] if line.startswith("  File ")]
+        own = [frame for frame in frames if heart.is_users(frame.removeprefix('File "'))]
+        said = lines[at].removeprefix("Fatal Python error: ")
+        return f"{said} ({(own or frames)[0]})"[:LAST_WORDS] if frames else said[:LAST_WORDS]
+    return " | ".join(lines[-LAST_LINES:])[-LAST_WORDS:]

@@ -1,4 +1,4 @@
-"""The worker pool: the python-master, and the workers of each Python node with their replacement."""
+"""The worker pool: the python-master, which forks workers and says how they ended."""
 
 from __future__ import annotations
 
@@ -12,30 +12,23 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from modelbox._core.memory import Pool
-from modelbox.errors import ModelBoxError, UnitError
-from modelbox.spec import FlowType, UnitSpec
-from modelboxd.cpus import cpu_count
+from modelbox.errors import UnitError
+from modelbox.spec import UnitSpec
+from modelboxd.graph.life import Life
 from modelboxd.loop import IoThread
+from modelboxd.workers.group import WorkerGroup
 from modelboxd.workers.process import External, Worker
 
 log = logging.getLogger(__name__)
 
 READY_TIMEOUT_S = 30.0
-QUICK_DEATH_S = 10.0  # a worker that lived shorter is replaced with more and more delay
-FIRST_DELAY_S, LAST_DELAY_S = 0.1, 5.0
-RETRY_DELAY_S = 0.5  # when a worker could not be started at all, as while the python-master is being replaced
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "OPENCV_FOR_THREADS_NUM",
-)
+MSG_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+FORK_LIMIT_S = 30.0  # a master that takes longer to fork is replaced, and all its workers with it
 
 
 class WorkerPool:
@@ -75,18 +68,34 @@ class WorkerPool:
         env["PYTHONPATH"] = os.pathsep.join(part for part in (root, env.get("PYTHONPATH", "")) if part)
         env.setdefault("OPENBLAS_NUM_THREADS", "1")  # a thread of its own would not survive fork()
         env.setdefault("PYTHONUNBUFFERED", "1")
-        self._master = subprocess.Popen(
-            [self._python, "-m", self.master_module, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            env=env,
-            cwd="/",
-            start_new_session=True,
-        )
+        command = [self._python, "-m", self.master_module, str(theirs.fileno()), str(os.getpid())]
+        self._master = self._keep_process(command, theirs.fileno(), env)
         theirs.close()
         ours.setblocking(False)
         self._sock = ours
         self.io.call(self._watch, ours)
+
+    def _keep_process(self, command: list[str], fd: int, env: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Starts a process on a thread that lives as long as it does: its parent-death signal comes when the thread
+        that has started it ends, not when the process does. Raises UnitError."""
+        made: Future[subprocess.Popen[bytes]] = Future()
+
+        def keep() -> None:
+            try:
+                process = subprocess.Popen(
+                    command, pass_fds=[fd], stdin=subprocess.DEVNULL, env=env, cwd="/", start_new_session=True
+                )
+            except BaseException as error:
+                made.set_exception(error)
+                return
+            made.set_result(process)
+            process.wait()
+
+        threading.Thread(target=keep, name="mb-master", daemon=True).start()
+        try:
+            return made.result()
+        except OSError as error:
+            raise UnitError(f"cannot start the python-master ({self._python}): {error.strerror}") from None
 
     def _watch(self, sock: socket.socket) -> None:
         self.io.loop.add_reader(sock, self._master_readable, sock)
@@ -94,26 +103,30 @@ class WorkerPool:
     def _master_readable(self, sock: socket.socket) -> None:
         while True:
             try:
-                data = sock.recv(65536)
+                data, fds, _, _ = socket.recv_fds(sock, 65536, 1, MSG_CLOEXEC)
             except BlockingIOError:
                 return
             except OSError:
-                data = b""
+                data, fds = b"", []
             if not data:
                 self._master_gone(sock)
                 return
-            self._master_said(json.loads(data))
+            self._master_said(json.loads(data), fds[0] if fds else -1)
 
-    def _master_said(self, message: dict[str, Any]) -> None:
+    def _master_said(self, message: dict[str, Any], pidfd: int) -> None:
         if message["op"] == "ready":
             self._ready.set()
             return
         entry = self._workers.get(message["id"])
         if entry is None:
+            if pidfd >= 0:
+                os.close(pidfd)
             return
         worker, order = entry
         if message["op"] == "started":
-            worker.started(message["pid"], order)
+            worker.started(message["pid"], order, pidfd)
+        elif message["op"] == "stopped":
+            worker.watchdog.set_stopped(message["signal"])
         elif message["op"] == "exited":
             self._workers.pop(message["id"], None)
             worker.exited(message["code"], message["signal"])
@@ -133,11 +146,10 @@ class WorkerPool:
         if not self._closing:
             log.error("the python-master (pid %s) died; it and its workers are being replaced", master and master.pid)
         for worker, _ in workers:
-            if worker.pid:
-                # What its unit has started is not ended by the kernel.
-                with contextlib.suppress(ProcessLookupError, PermissionError):
+            if worker.pid and not worker.gone:
+                with contextlib.suppress(ProcessLookupError):  # processes that it has started
                     os.killpg(worker.pid, signal.SIGKILL)
-            worker.exited(0, signal.SIGKILL)
+            worker.orphaned()
 
     def tell_master(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> bool:
         """Sends one order; False when the master is gone. [any thread]"""
@@ -161,12 +173,20 @@ class WorkerPool:
         def kill(which: int) -> None:
             self.tell_master({"op": "kill", "id": number, "signal": int(which)})
 
-        worker.kill = kill
+        worker.kill_by_master = kill
         self._workers[number] = (worker, order)
         message = {"op": "spawn", "id": number, "title": title, "env": env}
         if not self.tell_master(message, (worker.remote.fileno(), worker.output.write_fd)):
             self._workers.pop(number, None)
             raise UnitError("the python-master is gone")
+        self.io.call(self.io.loop.call_later, FORK_LIMIT_S, self._check_fork, number)
+
+    def _check_fork(self, number: int) -> None:
+        """A master that was told to fork long ago has done so, or is stuck."""
+        entry = self._workers.get(number)
+        if entry is not None and not entry[0].pid and self._master is not None:
+            log.error("the python-master (pid %d) has not forked for %g s", self._master.pid, FORK_LIMIT_S)
+            self._master.kill()
 
     def start_group(
         self,
@@ -175,18 +195,19 @@ class WorkerPool:
         job: str,
         config: dict[str, str],
         *,
-        workers: int,
         open_timeout_s: float,
-        process_timeout_ms: int = 0,
+        life: Life,
         on_room: Callable[[], None],
         on_external: External | None = None,
+        room: tuple[int, int] = (0, 0),
     ) -> WorkerGroup:
         """Starts the workers of a node; returns when every one has opened its unit. Raises UnitError.
 
         `on_room()` tells that a worker may take more, `on_external()` brings what a source unit sends; I/O thread.
+        `room`: how many lists of a source unit may wait for their calls, and how many bytes in them.
         """
-        group = WorkerGroup(self, unit, node, job, config, workers, process_timeout_ms, on_room, on_external)
-        group.start(open_timeout_s)
+        group = WorkerGroup(self, unit, node, job, config, life, open_timeout_s, on_room, on_external, room)
+        group.start()
         return group
 
     def close(self, timeout_s: float) -> None:
@@ -203,157 +224,3 @@ class WorkerPool:
         except subprocess.TimeoutExpired:
             master.kill()
             master.wait()
-
-
-class WorkerGroup:
-    """The workers of one node. Dead ones are replaced, with growing delay when they die young."""
-
-    def __init__(
-        self,
-        pool: WorkerPool,
-        unit: UnitSpec,
-        node: str,
-        job: str,
-        config: dict[str, str],
-        workers: int,
-        process_timeout_ms: int,
-        on_room: Callable[[], None],
-        on_external: External | None = None,
-    ) -> None:
-        self._pool = pool
-        self._on_external = on_external
-        self._unit = unit
-        self._node = node
-        self._job = job
-        self._about = {"job": job, "node": node}  # fields of log lines
-        self._count = workers
-        self._timeout_ms = process_timeout_ms
-        self._on_room = on_room
-        self._changed = threading.Condition()
-        self._closing = False
-        self._open = False
-        self._delay_s = FIRST_DELAY_S
-        self._born: dict[Worker, float] = {}
-        self._failure: str | None = None
-        self.workers: list[Worker] = []
-        self.restarts = 0
-        self._order = json.dumps(
-            {
-                "node": node,
-                "toml": unit.path,
-                "entry": unit.entry,
-                "config": config,
-                "inputs": [port.name for port in unit.inputs],
-                "outputs": [port.name for port in unit.outputs],
-                "role": unit.role if unit.inputs else "source",
-                "framed": unit.flow_type is FlowType.STREAM or unit.collapse,
-            }
-        ).encode()
-
-    def start(self, timeout_s: float) -> None:
-        """Starts all workers and waits for them. Raises UnitError with the unit's own reason."""
-        try:
-            for number in range(self._count):
-                self._spawn(number)
-            with self._changed:
-                arrived = self._changed.wait_for(
-                    lambda: self._failure is not None or all(worker.ready for worker in self.workers), timeout_s
-                )
-            if self._failure is not None:
-                raise UnitError(f"node '{self._node}': unit '{self._unit.name}' did not open: {self._failure}")
-            if not arrived:
-                raise UnitError(
-                    f"node '{self._node}': unit '{self._unit.name}' did not open within {timeout_s:g} s",
-                    hint="[python] open_timeout_s",
-                )
-        except BaseException:
-            self.close(1.0)
-            raise
-        self._open = True
-
-    def _spawn(self, number: int) -> None:
-        name = f"{self._job}/{self._node}#{number}"
-        worker = Worker(name, number, self._pool.io, self._pool.memory, self._timeout_ms)
-        worker.on_ready = self._ready
-        worker.on_lost = self._lost
-        worker.on_room = self._room
-        worker.on_external = self._on_external
-        worker.outputs = len(self._unit.outputs)
-        self._born[worker] = time.monotonic()
-        share = str(max(1, cpu_count() // self._count))
-        self.workers = [other for other in self.workers if other.number != number] + [worker]
-        env = dict.fromkeys(THREAD_VARIABLES, share)
-        self._pool.spawn(worker, self._order, f"modelbox: python-worker {name}", env)
-
-    # ---- called by workers (I/O thread) -----------------------------------------------------------------------
-
-    def _room(self) -> None:
-        if not self._closing:
-            self._on_room()
-
-    def _ready(self, worker: Worker) -> None:
-        log.info("python worker %s is ready (pid %d)", worker.name, worker.pid, extra=self._about)
-        with self._changed:
-            self._changed.notify_all()
-
-    def _lost(self, worker: Worker, reason: str) -> None:
-        born = self._born.pop(worker, 0.0)
-        if self._closing:
-            with self._changed:
-                self._changed.notify_all()
-            return
-        if not self._open:
-            with self._changed:
-                self._failure = worker.failure or reason
-                self._changed.notify_all()
-            return
-        self.restarts += 1
-        if time.monotonic() - born > QUICK_DEATH_S:
-            self._delay_s = FIRST_DELAY_S
-        delay, self._delay_s = self._delay_s, min(self._delay_s * 2, LAST_DELAY_S)
-        log.error("%s; it is replaced in %.1f s", worker.failure or reason, delay, extra=self._about)
-        self._pool.io.loop.call_later(delay, self._replace, worker.number)
-
-    def _replace(self, number: int) -> None:
-        # Starting may wait for the master, which the I/O thread must not do.
-        threading.Thread(target=self._replace_now, args=(number,), name="mb-respawn", daemon=True).start()
-
-    def _replace_now(self, number: int) -> None:
-        if self._closing:
-            return
-        try:
-            self._spawn(number)
-        except ModelBoxError as error:
-            log.error("node '%s': cannot replace a worker: %s", self._node, error, extra=self._about)
-            self._pool.io.call(self._pool.io.loop.call_later, RETRY_DELAY_S, self._replace, number)
-
-    # ---- for the engine ------------------------------------------------------------------------------------------
-
-    def pick(self) -> Worker | None:
-        """The worker with room and the least to do; None when none has room. [any thread]"""
-        best: Worker | None = None
-        for worker in self.workers:
-            if worker.has_room() and (best is None or worker.outstanding() < best.outstanding()):
-                best = worker
-        return best
-
-    def free(self) -> int:
-        """How many workers have room. [any thread]"""
-        return sum(worker.has_room() for worker in self.workers)
-
-    def close(self, timeout_s: float) -> None:
-        """Lets the workers close their units, kills what is still there after `timeout_s`."""
-        self._closing = True
-        for worker in self.workers:
-            worker.stop()
-        if self._pool.io.is_current():
-            raise RuntimeError("close() would wait for its own thread")
-        with self._changed:
-            self._changed.wait_for(lambda: not any(worker.alive for worker in self.workers), timeout_s)
-        for worker in self.workers:
-            if worker.alive:
-                text = "python worker %s (pid %d) did not end within %.1f s"
-                log.warning(text, worker.name, worker.pid, timeout_s, extra=self._about)
-                worker.kill(signal.SIGKILL)
-        with self._changed:
-            self._changed.wait_for(lambda: not any(worker.alive for worker in self.workers), timeout_s)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from modelbox._core.memory import Pool, address
 from modelbox.errors import ModelBoxError, OutOfMemoryError, TimedOutError, WorkerLostError
 from modelboxd.workers import checks, protocol
+from modelboxd.workers.health import how_it_ended
 from modelboxd.workers.output import Output
 from modelboxd.workers.protocol import (
     HEADER,
@@ -30,8 +31,10 @@ from modelboxd.workers.protocol import (
     Writer,
     header_only,
 )
+from modelboxd.workers.watchdog import Watchdog
 
 if TYPE_CHECKING:
+    from modelboxd.graph.life import Life
     from modelboxd.loop import IoThread
 
 log = logging.getLogger(__name__)
@@ -40,11 +43,11 @@ IN_FLIGHT = 2  # messages at a worker: one that it runs, one that waits, so that
 READS = 16  # messages taken from one worker before others get their turn
 DRAINED = 1024  # messages read after its end, at most: a child of it may hold the socket and go on
 EXIT_WAIT_S = 1.0  # how long the master may take to say how a worker ended
-WATCH_S = 60.0  # a call that takes longer is told
 SESSIONS_AT_ONCE = 4096  # in one message
 IDLE_RELEASE_S = 0.25  # when nothing more is sent, a worker's memory is given back after this time
 
 Answer = Callable[[list[WorkerResult]], None]
+Wanted = Callable[[], bool]  # whether anybody waits for a result of the message
 # Of a source unit: worker, the unit's number for a session, a core list or None at its end.
 External = Callable[["Worker", int, Any], None]
 _PYTHON_LEVELS = (logging.DEBUG, logging.INFO, 25, logging.WARNING, logging.ERROR, logging.CRITICAL)
@@ -53,36 +56,48 @@ _PYTHON_LEVELS = (logging.DEBUG, logging.INFO, 25, logging.WARNING, logging.ERRO
 class Trip:
     """One CALLS message under way."""
 
-    __slots__ = ("calls", "done")
+    __slots__ = ("calls", "done", "wanted")
 
-    def __init__(self, calls: list[WorkerCall], done: Answer) -> None:
+    def __init__(self, calls: list[WorkerCall], done: Answer, wanted: Wanted | None) -> None:
         self.calls = calls
         self.done = done
+        self.wanted = wanted
 
 
 class Worker:
     """One worker process of a node."""
 
-    def __init__(self, name: str, number: int, io: IoThread, pool: Pool, timeout_ms: int) -> None:
+    def __init__(self, name: str, number: int, io: IoThread, pool: Pool, life: Life) -> None:
         self.name = name  # "JOB/NODE#N"
         self.number = number
         self.pid = 0
         self.ready = False
         self.alive = True
+        self.gone = False  # the process has ended, as far as there was one
         self.failure = ""  # why open failed
+        self.cause = ""  # why it is lost
+        self.held = 0  # calls when it was lost
+        self.clean = False  # it ended by itself, with exit code 0
+        self.ending = False  # was told to stop
+        self.answered = 0  # calls
+        self.streams: dict[int, int] = {}  # that are pinned to it: their sessions
+        self.worn_at = 0  # calls after which on_worn is called; 0: never
+        self.heir: Worker | None = None  # has taken its place; new work goes there
         self.on_ready: Callable[[Worker], None] = lambda _: None
         self.on_lost: Callable[[Worker, str], None] = lambda _, __: None
+        self.on_gone: Callable[[Worker], None] = lambda _: None  # after on_lost
+        self.on_answered: Callable[[], None] | None = None
+        self.on_worn: Callable[[Worker, str], None] = lambda _, __: None  # should be replaced; may come again
         self.on_room: Callable[[], None] = lambda: None
         self.on_external: External | None = None  # None: no source
         self.outputs = 0  # ports
-        self.kill: Callable[[int], None] = lambda _: None
+        self.kill_by_master: Callable[[int], None] = lambda _: None
         self._io = io
-        self._timeout_s = timeout_ms / 1000
-        self._timer: Any = None
         self._release_timer: Any = None
         self._watching = False  # _watch() will be called
         self._watch_timer: Any = None
-        self._oldest = self._times = 0  # the trip that _watch() saw last, and how often
+        self._pidfd = -1
+        self._innocent = False  # the loss says nothing about the unit
         self._lock = threading.Lock()
         self._trips: dict[int, Trip] = {}  # by sequence, in order
         self._sequence = 0
@@ -94,7 +109,7 @@ class Worker:
         self._moved = 0  # messages that have left the outbox
         self._pace = checks.Pace(checks.MESSAGES_PER_S, checks.MESSAGES_AT_ONCE)
         self._pause_s = 0.0  # until the next message is read
-        self._sources = checks.Sources()
+        self.sources = checks.Sources()
         self._max_bytes = pool.max_bytes
         self._peer = Peer(pool, private_maps=False)
         self._writer = Writer(self._peer)
@@ -106,36 +121,54 @@ class Worker:
         ours.setblocking(False)
         self._sock = ours
         self.output = Output(name, io)
+        self.watchdog = Watchdog(name, life, io, self.output.about, self._condemned, self._worn)
 
     # ---- starting (I/O thread) ---------------------------------------------------------------------------
 
-    def started(self, pid: int, order: bytes) -> None:
-        """The process exists: send it OPEN and listen."""
+    def started(self, pid: int, order: bytes, pidfd: int = -1) -> None:
+        """The process exists: send it OPEN and listen. `pidfd` tells of its end, and is taken over."""
         self.pid = pid
         self.remote.close()
         self.output.started()
+        if pidfd >= 0:
+            self._pidfd = pidfd
+            self._io.loop.add_reader(pidfd, self._process_ended)
+        if not self.alive:  # condemned meanwhile
+            self.kill(signal.SIGKILL)
+            return
         self._io.loop.add_reader(self._sock, self._readable)
         with self._lock:
+            self._send_one(header_only(protocol.PULSE), self.watchdog.remote.fileno())
             self._send(header_only(protocol.OPEN, order))
+        self.watchdog.started(pid)
 
     # ---- calls ------------------------------------------------------------------------------------------
 
     def has_room(self) -> bool:
         """Whether one more message may be sent. [any thread]"""
-        return self.ready and self.alive and len(self._trips) < IN_FLIGHT and not self._outbox
+        if self._outbox or self.ending or self.watchdog.stopped:
+            return False
+        return self.ready and self.alive and len(self._trips) < IN_FLIGHT
 
     def outstanding(self) -> int:
         """Calls at this worker now. [any thread]"""
         return sum(len(trip.calls) for trip in list(self._trips.values()))
 
-    def submit(self, calls: list[WorkerCall], done: Answer) -> None:
+    def load(self) -> int:
+        """What it has to do, and what may come: calls, and streams that are pinned to it. [any thread]"""
+        return self.outstanding() + len(self.streams)
+
+    def submit(self, calls: list[WorkerCall], done: Answer, wanted: Wanted | None = None) -> None:
         """Sends one message; `done(results)` is called exactly once, in the order of `calls`: on the I/O thread,
         or on this one when the worker is gone already or the calls cannot be sent. [any thread]"""
-        trip = Trip(calls, done)
+        trip = Trip(calls, done, wanted)
         failure: ModelBoxError | None = None
+        heir: Worker | None = None
         with self._lock:
-            if not self.alive:
-                failure = WorkerLostError(f"python worker {self.name} is gone")
+            if self.heir is not None and (self.ending or not self.alive) and not self._are_pinned(calls):
+                heir = self.heir  # picked before it was told to stop
+            elif not self.alive:
+                failure = WorkerLostError(self._why_gone(calls))
             else:
                 self._sequence = sequence = (self._sequence + 1) & 0xFFFFFFFF
                 try:
@@ -144,15 +177,25 @@ class Worker:
                     failure = error
                 else:
                     self._trips[sequence] = trip
-                    self._sources.called(calls)
+                    self.sources.called(calls)
                     if not self._watching:
                         self._watching = True
                         self._io.call(self._watch)
-                    if self._timeout_s and len(self._trips) == 1:
-                        self._io.call(self._arm_timer)
+                    for call in calls:
+                        if call.stream and call.begin:
+                            self.streams[call.stream] = call.session
                     self._send(message)
-        if failure is not None:
+        if heir is not None:
+            heir.submit(calls, done, wanted)
+        elif failure is not None:
             done([WorkerResult([], failure) for _ in calls])
+
+    def _are_pinned(self, calls: list[WorkerCall]) -> bool:
+        return any(call.stream and not call.begin for call in calls)
+
+    def _why_gone(self, calls: list[WorkerCall]) -> str:
+        text = self.cause or f"python worker {self.name} is gone"
+        return f"{text}; the stream's state was lost with it" if self._are_pinned(calls) else text
 
     def _encode(self, sequence: int, calls: list[WorkerCall]) -> bytes:
         """The message of these calls. Raises ModelBoxError; nothing is lent then."""
@@ -170,16 +213,36 @@ class Worker:
     def end_sessions(self, numbers: list[int]) -> None:
         """Tells the worker that sessions have ended. [any thread]"""
         with self._lock:
+            for stream in [stream for stream, session in self.streams.items() if session in numbers]:
+                del self.streams[stream]
             if self.alive:
                 self._ended += numbers
+                for number in numbers:
+                    if number & protocol.FAILED_SOURCE:
+                        self.sources.failed(number & ~protocol.FAILED_SOURCE)
                 if not self._outbox:
                     self._send_ended()
+        if self.heir is not None:  # it may have been waiting for the end of these
+            self._io.call(self.on_room)
 
     def stop(self) -> None:
         """Asks the process to close its unit and exit. [any thread]"""
         with self._lock:
+            self.ending = True
             if self.alive:
                 self._send(header_only(protocol.STOP))
+
+    def kill(self, number: int) -> None:
+        """Sends a signal to the process. [any thread]"""
+        if self._pidfd < 0:
+            self.kill_by_master(number)
+            return
+        with contextlib.suppress(ProcessLookupError):  # ended meanwhile
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def is_drained(self) -> bool:
+        """Whether it has nothing to do, now or later. [any thread]"""
+        return not self._trips and not self.streams
 
     # ---- sending (lock held) -------------------------------------------------------------------------------
 
@@ -334,7 +397,7 @@ class Worker:
             if reader.count != 1:
                 raise ProtocolError("external data of several sessions")
             (result,) = reader.results()
-            self._sources.arrived(result)
+            self.sources.arrived(result)
             self.on_external(self, result.number, result.outputs[0] if result.outputs else None)
         elif kind == protocol.READY and not self.ready:
             reader.end()
@@ -359,9 +422,17 @@ class Worker:
         checks.check_results(trip.calls, results, self.outputs)
         with self._lock:
             self._trips.pop(reader.sequence, None)
-        self._arm_timer()
+            if self.streams:
+                for call, result in zip(trip.calls, results, strict=True):
+                    if call.end and not result.more:
+                        self.streams.pop(call.stream, None)
+        self.answered += len(results)
         trip.done(results)
         del results, trip
+        if self.on_answered is not None:
+            self.on_answered()
+        if self.worn_at and self.answered >= self.worn_at:
+            self._worn(f"has answered {self.answered} calls (max_requests)")
         if self._release_timer is None:
             self._release_timer = self._io.loop.call_later(IDLE_RELEASE_S, self._release_idle)
         self.on_room()
@@ -390,44 +461,27 @@ class Worker:
             if self.alive and not self._outbox:
                 self._send_news()
 
-    # ---- time limit (I/O thread) -------------------------------------------------------------------------------
-
-    def _arm_timer(self) -> None:
-        if not self._timeout_s:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        with self._lock:
-            trip = next(iter(self._trips.values()), None)
-        if trip is not None and self.alive:
-            limit = self._timeout_s * len(trip.calls)
-            self._timer = self._io.loop.call_later(limit, self._timed_out, limit)
-
-    def _timed_out(self, limit: float) -> None:
-        self.condemn(f"did not answer within {limit:g} s (process_timeout_ms)", timed_out=True)
-
-    # ---- a unit that hangs (I/O thread) -------------------------------------------------------------------------
+    # ---- watching (I/O thread) --------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Tells of a call that does not end, after one to two times WATCH_S and then ever more rarely."""
+        """Looks after it while it has work, and once when it has none any more."""
         with self._lock:
-            oldest = next(iter(self._trips), 0)
-            self._watching = bool(oldest) and self.alive
-        self._times = self._times + 1 if oldest == self._oldest else 0
-        self._oldest = oldest
-        if not self._watching:
-            self._watch_timer = None
+            oldest, trip = next(iter(self._trips.items()), (0, None))
+            self._watching = trip is not None and self.alive
+        if not self.alive:
             return
-        if self._times and self._times & (self._times - 1) == 0:
-            log.warning(
-                "python worker %s (pid %d) has not answered for %g s; process_timeout_ms limits this",
-                self.name,
-                self.pid,
-                self._times * WATCH_S,
-                extra=self.output.about,
-            )
-        self._watch_timer = self._io.loop.call_later(WATCH_S, self._watch)
+        calls = len(trip.calls) if trip is not None else 0
+        wanted = trip is None or trip.wanted is None or trip.wanted()
+        del trip
+        self.watchdog.look(oldest, calls, wanted)
+        if self._watching and self.alive:
+            self._watch_timer = self._io.loop.call_later(self.watchdog.period_s, self._watch)
+
+    def _condemned(self, verdict: str, timed_out: bool) -> None:
+        self.condemn(verdict, timed_out=timed_out)
+
+    def _worn(self, reason: str) -> None:
+        self.on_worn(self, reason)
 
     # ---- the end (I/O thread) ------------------------------------------------------------------------------------
 
@@ -440,20 +494,59 @@ class Worker:
         self._lost(f"python worker {self.name} (pid {self.pid}) {verdict} and was killed", timed_out=timed_out)
 
     def exited(self, code: int, number: int) -> None:
-        """The master says how the process ended."""
-        if not self.alive:
-            return
-        # What it sent before its end still counts.
-        for _ in range(DRAINED):
-            if not self.alive or not self._read_one():
-                break
-        if number:
-            how = (
-                f"was killed by {signal.Signals(number).name}" if number in set(signal.Signals) else f"signal {number}"
-            )
+        """The master says how the process ended, and that nothing is left of it."""
+        if self.alive:
+            # What it sent before its end still counts.
+            for _ in range(DRAINED):
+                if not self.alive or not self._read_one():
+                    break
+            self.clean = not code and not number
+            self._lost(f"python worker {self.name} (pid {self.pid}) {how_it_ended(code, number)}")
+        self._went()
+
+    def orphaned(self) -> None:
+        """The python-master has died, which takes its workers along."""
+        self._innocent = True
+        self.kill(signal.SIGKILL)
+        self._lost(f"python worker {self.name} (pid {self.pid}) died with the python-master")
+        if self._pidfd < 0:
+            self._went()
+
+    def abandon(self, reason: str) -> None:
+        """There will be no process for it."""
+        self._innocent = True
+        self._lost(f"python worker {self.name}: {reason}")
+        self._went()
+
+    @property
+    def innocent(self) -> bool:
+        """Whether the loss says nothing about the unit."""
+        return self._innocent
+
+    def _process_ended(self) -> None:
+        """The process has ended; the master will say more in a moment."""
+        self._io.loop.remove_reader(self._pidfd)
+        with contextlib.suppress(ChildProcessError):  # ours only where the master has died and we stand in for init
+            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+        if self.alive:
+            self._io.loop.call_later(EXIT_WAIT_S, self._ended_unsaid)
         else:
-            how = f"ended with exit code {code}"
-        self._lost(f"python worker {self.name} (pid {self.pid}) {how}")
+            self._went()
+
+    def _ended_unsaid(self) -> None:
+        self._lost(f"python worker {self.name} (pid {self.pid}) ended")
+        self._went()
+
+    def _went(self) -> None:
+        """Nothing is left of the process: its place may be used again."""
+        if self.gone:
+            return
+        self.gone = True
+        if self._pidfd >= 0:
+            pidfd, self._pidfd = self._pidfd, -1
+            self._io.loop.remove_reader(pidfd)
+            os.close(pidfd)
+        self.on_gone(self)
 
     def _closed(self) -> None:
         """End of file: the master will say more in a moment, unless the process lives on."""
@@ -472,11 +565,12 @@ class Worker:
         for _, fd in outbox:
             if fd is not None:
                 os.close(fd)
-        for timer in (self._timer, self._release_timer, self._watch_timer):
+        for timer in (self._release_timer, self._watch_timer):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._release_timer = self._watch_timer = None
-        held = sum(len(trip.calls) for trip in trips)
+        self._release_timer = self._watch_timer = None
+        self.watchdog.close()
+        self.held = held = sum(len(trip.calls) for trip in trips)
         self._io.loop.remove_reader(self._sock)
         self._io.loop.remove_writer(self._sock)
         if self._verdict:
@@ -488,9 +582,10 @@ class Worker:
         self.output.ended()
         self._peer.close()
         text = f"{reason} while it held {held} call{'s' if held != 1 else ''}" if held else reason
-        tail = self.output.tail()
-        if tail and not self.ready:
-            text += f"; its last words: {tail}"
+        words = "" if timed_out or self.ending else self.output.last_words()
+        if words:
+            text += f"; its last words: {words}"
+        self.cause = text
         self.on_lost(self, text)
         for trip in trips:
             error: ModelBoxError = TimedOutError(text) if timed_out else WorkerLostError(text)

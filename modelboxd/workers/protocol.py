@@ -11,10 +11,11 @@ A message is a header and a body; everything is little endian and padded to 8 by
     RELEASE  released x u64
     ARENA    u32 arena | u32 0, the memfd in the ancillary data
     GONE     count x u32 arenas that the sender has dropped
-    SESSIONS count x u64 sessions that have ended
+    SESSIONS count x u64 sessions that have ended; with FAILED_SOURCE: the unit's number of a source's failed session
     EXTERNAL 1 x result: a list of a source unit for a new session; `status` is the unit's number for the session,
              no ports: its end
     LOG      u32 level | u32 line | file NUL text
+    PULSE    before OPEN; the worker's end of the socket for pings (heart.py) in the ancillary data
     OPEN     JSON (see worker.py); READY and STOP have no body; FAILED has UTF-8 text
 
 A body that is too long for the socket lies in the sender's arena: flag LARGE, and the body of the message is one
@@ -44,13 +45,14 @@ HEADER = struct.Struct("<4sBBHIIII")
 ARENA_BODY = struct.Struct("<II")
 LOG_BODY = struct.Struct("<II")
 
-CALLS, RELEASE, ARENA, GONE, SESSIONS, STOP, OPEN = 1, 2, 3, 4, 5, 6, 7
+CALLS, RELEASE, ARENA, GONE, SESSIONS, STOP, OPEN, PULSE = 1, 2, 3, 4, 5, 6, 7, 8
 READY, FAILED, RESULTS, LOG, EXTERNAL = 16, 17, 18, 19, 20
 
 LARGE = 1  # message flag
 # Call flags. EVENT: no input, it answers an event; CANCEL: the session failed, events that wait are dropped. The
 # upper 24 bits of a source's calls are the unit's number for the session.
 BEGIN, END, EVENT, CANCEL = 1, 2, 4, 8
+FAILED_SOURCE = 1 << 63
 # Result flags. DATA_PRE: the error is that of data_pre(); MORE: events wait in this context; SKIPPED: not made, because
 # an event of its context comes first; RULE: the error fails the session; STOPS: the unit wants the job to stop.
 ERROR, KEEPS_SESSION, DATA_PRE, MORE, SKIPPED, RULE, STOPS = 1, 2, 4, 8, 16, 32, 64
@@ -64,7 +66,6 @@ ARENAS = 1024
 ARENA_BYTES = 1 << 34
 ARENA_SIZE = ARENA_BYTES // ARENAS
 ANCILLARY = 1100  # bytes for control data: all descriptors that the kernel allows, so that none is dropped unseen
-EXTERNALS = 1024  # lists of a source that wait for their process() call
 OPEN_SESSIONS = 1 << 16  # that a source has open
 MOST_SESSIONS = (1 << 24) - 1  # numbers for the sessions of a source: a call has 24 bits for it
 

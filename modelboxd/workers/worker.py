@@ -16,6 +16,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from modelbox import buffer as buffer_module
@@ -28,14 +29,14 @@ from modelbox.context import DataContext, DataMeta, SessionContext, StreamState
 from modelbox.errors import ModelBoxError
 from modelbox.flowunit import FlowUnit
 from modelbox.status import Status, StatusCode
-from modelboxd.workers import protocol
+from modelboxd.workers import heart, protocol
 from modelboxd.workers.external import Externals
 from modelboxd.workers.protocol import HEADER, Arenas, Peer, ProtocolError, Reader, Writer, header_only
 
 BEGIN, END, EVENT, CANCEL = protocol.BEGIN, protocol.END, protocol.EVENT, protocol.CANCEL
 CONTINUE = StatusCode.STATUS_CONTINUE
 SUCCESS = StatusCode.STATUS_SUCCESS
-
+STOPPING = (StatusCode.STATUS_STOP, StatusCode.STATUS_SHUTDOWN)  # a unit wants its job to stop
 
 WITH_EVENTS = ("stream", "expand", "source")  # roles whose units may send events
 
@@ -86,6 +87,7 @@ class Worker:
         self.inputs: list[str] = []
         self.outputs: list[str] = []
         self.node = ""
+        self.begun = 0.0  # when the call under way began, 0.0: none; read by the heart's thread
         self.streams: dict[int, StreamState] = {}
         self.sessions: dict[int, SessionContext] = {}
         unit_log.set_sink(self.send_log)
@@ -99,14 +101,14 @@ class Worker:
         if not size:
             return None
         reader = Reader(self.peer, memoryview(self.incoming)[:size])
-        if ancillary:
+        if ancillary and reader.kind == protocol.PULSE:
+            heart.start(socket.socket(fileno=_descriptors(ancillary)[0]), lambda: self.begun)
+        elif ancillary:
             self._map_arena(reader, ancillary)
         return reader
 
     def _map_arena(self, reader: Reader, ancillary: list[tuple[int, int, bytes]]) -> None:
-        fds = array.array("i")
-        for _, _, data in ancillary:
-            fds.frombytes(data[: len(data) // fds.itemsize * fds.itemsize])
+        fds = _descriptors(ancillary)
         number, _ = reader.unpack(protocol.ARENA_BODY)
         self.peer.map(number, fds[0])
         for fd in fds:
@@ -156,6 +158,7 @@ class Worker:
         try:
             self.use(load_unit(order["toml"], order["entry"]))
             self.unit._external_data = self.externals.open if self.role == "source" else None
+            self.externals.limit(*order["room"])
             result = self.unit.open(Configuration(order["config"]))
             self.use(self.unit)  # open() may have set data_pre() or data_post()
             status = to_status(result, f"open() of {order['entry']}")
@@ -181,6 +184,8 @@ class Worker:
         """Sessions have ended: so have their contexts that wait for an event that nobody will ask for."""
         for number in numbers:
             self.sessions.pop(number, None)
+            if number & protocol.FAILED_SOURCE:
+                self.externals.fail(number & ~protocol.FAILED_SOURCE)
         for stream in [stream for stream, state in self.streams.items() if state.session in numbers]:
             del self.streams[stream]
 
@@ -207,6 +212,7 @@ class Worker:
             raise
         except ModelBoxError as error:
             message = self._refuse(reader, error)
+        self.begun = 0.0
         self.send(message)
 
     def _refuse(self, reader: Reader, error: ModelBoxError) -> bytes:
@@ -227,6 +233,7 @@ class Worker:
         cores: list[list[Any]],
         metas: list[bytes] | None,
     ) -> None:
+        self.begun = monotonic()
         if stream in self.held:
             self.writer.result(protocol.SKIPPED, 0, b"", [], None)
             return
@@ -260,17 +267,19 @@ class Worker:
             unit_log.debug(traceback.format_exc())
             status, text = StatusCode.STATUS_FAULT, describe(error).encode("utf-8", "replace")[:16384]
         if text:
-            results = []
+            # Behind the errors of a failed call stands what data_post() has given.
+            results = [items.cores(self.pool) for items in outputs.values()] if flags & END else []
             result_flags |= protocol.ERROR | (protocol.DATA_PRE if state.failed else 0)
         if context.used_session:
             result_flags |= protocol.KEEPS_SESSION
-        if self.role == "expand" and (text or not self.continued):
-            state.events.clear()  # only CONTINUE keeps a sub-stream open
         if state.events:
             result_flags |= protocol.MORE
             self.held.add(stream)
-        # Stream meta goes out once, with the first results of a stream.
-        sent = [self._output_meta(state, port) for port in outputs] if state.output_meta and flags & BEGIN else None
+        # Stream meta goes out once, before the first result of its port.
+        sent = None
+        if len(state.output_meta) > state.metas_sent:
+            sent = [self._output_meta(state, port) for port in outputs]
+            state.metas_sent = len(state.output_meta)
         self.writer.result(result_flags, status, text, results, sent)
         if flags & END and not state.events:
             self.streams.pop(stream, None)
@@ -293,34 +302,81 @@ class Worker:
         return meta.encode(made._private) if made is not None else b""
 
     def _run(self, context: DataContext, state: StreamState, flags: int, has_data: bool) -> None:
-        unit = self.unit
+        failure: BaseException | None = None
+        self.continued = False
         if flags & BEGIN and self.has_pre:
-            state.failed = True  # until it has gone well
-            status = to_status(unit.data_pre(context), "data_pre()")
-            if not status:
-                raise CallFailed(status.code(), _returned("data_pre", status))
-            state.failed = False
-        failure: CallFailed | None = None
+            failure = self._begin(context, state)
         if has_data and not state.failed:
-            result = unit.process(context)
-            self.continued = False
-            if result is not SUCCESS:
-                failure = failure_of(result)
-                self.continued = result == CONTINUE
-            state.outputs_begun = True
+            try:
+                result = self.unit.process(context)
+                if result is not SUCCESS:
+                    failure = failure_of(result)
+                    self.continued = result == CONTINUE
+            except BaseException as error:
+                failure = error
+            if failure is not None:
+                context._drop_outputs()
+            state.outputs_begun.update(port for port, items in context._outputs.items() if len(items))
+        if self.role == "expand" and not self.continued:
+            state.events.clear()  # only CONTINUE keeps a sub-stream open
         if flags & END and self.has_post and not state.events:
-            unit.data_post(context)
+            self._end(context, state)
         if failure is not None:
             raise failure
 
+    def _begin(self, context: DataContext, state: StreamState) -> BaseException | None:
+        """data_pre(), and why it failed; nothing of a failed one counts, nor what an expand gives in it."""
+        try:
+            status = to_status(self.unit.data_pre(context), "data_pre()")
+        except BaseException as error:
+            failure: BaseException | None = error
+        else:
+            failure = None if status else CallFailed(status.code(), _returned("data_pre", status))
+        state.failed = failure is not None
+        if state.failed or self.role == "expand":
+            context._drop_outputs()
+        return failure
 
-def failure_of(result: Any) -> CallFailed | None:
-    """What process() returned, when that means a failure. Raises CallFailed for what is no status."""
-    status = to_status(result, "process()")
+    def _end(self, context: DataContext, state: StreamState) -> None:
+        """data_post(): what it gives stands behind the results, but in no sub-stream of an expand, and not behind a
+        failed data_pre(). Its own failure changes nothing."""
+        results = dict(context._outputs)
+        context._drop_outputs()
+        try:
+            result = self.unit.data_post(context)
+        except BaseException as error:
+            unit_log.warn(f"data_post() failed: {describe(error)}")
+            result = None
+            context._drop_outputs()
+        given = dict(context._outputs)
+        context._outputs.update(results)
+        for port, items in given.items() if self.role != "expand" and not state.failed else ():
+            for buffer in items:
+                results[port].push_back(buffer)
+        if (
+            isinstance(result, Status | StatusCode)
+            and result in STOPPING
+            and (stop := failure_of(result, "data_post")) is not None
+        ):
+            raise stop
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for _, _, data in ancillary:
+        fds.frombytes(data[: len(data) // fds.itemsize * fds.itemsize])
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return list(fds)
+
+
+def failure_of(result: Any, function: str = "process") -> CallFailed | None:
+    """What a function returned, when that means a failure. Raises CallFailed for what is no status."""
+    status = to_status(result, f"{function}()")
     if status.code() in (SUCCESS, CONTINUE):
         return None
-    flags = protocol.STOPS if status.code() in (StatusCode.STATUS_STOP, StatusCode.STATUS_SHUTDOWN) else 0
-    return CallFailed(status.code(), status.errormsg() or _returned("process", status), flags)
+    flags = protocol.STOPS if status.code() in STOPPING else 0
+    return CallFailed(status.code(), status.errormsg() or _returned(function, status), flags)
 
 
 def _returned(function: str, status: Status) -> str:

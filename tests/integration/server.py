@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 LIMIT_S = 60.0
 TOP = Path(__file__).resolve().parents[2]
@@ -55,6 +58,11 @@ class Server:
         assert found is not None, f"no line with {text!r} in:\n" + "\n".join(self.lines)
         return found
 
+    def wait_until(self, true: Callable[[list[str]], bool]) -> None:
+        """Waits until something is true of all lines."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: true(self.lines), LIMIT_S), "\n".join(self.lines)
+
     def ready(self) -> Server:
         self.wait_for("is ready:")
         return self
@@ -74,6 +82,27 @@ class Server:
             return response.status, response.read(), dict(response.getheaders())
         finally:
             connection.close()
+
+    def ask(
+        self, method: str, path: str, value: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any, dict[str, str]]:
+        """One request to the API, JSON both ways: status, value (None: no body), headers."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.api, timeout=LIMIT_S)
+        body = None if value is None else json.dumps(value)
+        given = {"Content-Type": "application/json"} if body else {}
+        try:
+            connection.request(method, path, body, given | (headers or {}))
+            response = connection.getresponse()
+            data = response.read()
+            return response.status, json.loads(data) if data else None, dict(response.getheaders())
+        finally:
+            connection.close()
+
+    def kill(self) -> None:
+        """SIGKILL, and the end of it."""
+        self.process.kill()
+        self.process.wait(LIMIT_S)
+        self._reader.join(LIMIT_S)
 
     def stop(self) -> int:
         """SIGTERM, and the exit code."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.server import LIMIT_S, TOP, http_graph, write_graph
+from tests.integration.server import LIMIT_S, TOP, http_graph, with_api, write_graph
 from tests.integration.test_http import ECHO
 from tests.integration.workers import write_unit
 
@@ -29,7 +29,7 @@ def fails(graph: Path, config: str = "") -> str:
     """Starts the daemon on a graph; returns the lines it said, without log lines."""
     arguments = ["-f", "--graph", str(graph)]
     path = graph.parent / "modelbox.conf"
-    path.write_text(config or f'[log]\npath = "{graph.parent}/modelbox.log"\n')
+    path.write_text(config or with_api(f'[log]\npath = "{graph.parent}/modelbox.log"\n', graph.parent))
     code, _, errors = modelbox("-c", str(path), *arguments)
     assert code in (1, 78), errors
     return errors
@@ -277,7 +277,7 @@ def test_version_and_help() -> None:
 def test_pid_file_lock_and_background(tmp_path: Path) -> None:
     write_unit(tmp_path, "unit", ECHO)
     config = tmp_path / "modelbox.conf"
-    config.write_text(f'[log]\npath = "{tmp_path}/modelbox.log"\n')
+    config.write_text(with_api(f'[log]\npath = "{tmp_path}/modelbox.log"\n', tmp_path))
     pid_file = tmp_path / "modelbox.pid"
     arguments = ["-c", str(config), "-p", str(pid_file), "--graph", str(write_graph(tmp_path, DOT))]
     assert modelbox(*arguments)[0] == 0  # the first process ends, the daemon goes on

@@ -20,7 +20,7 @@ import pytest
 
 from modelboxd import cli
 from modelboxd.tool import main as tool_module
-from tests.integration.server import LIMIT_S, TOP, http_graph
+from tests.integration.server import LIMIT_S, TOP, http_graph, with_api
 from tests.integration.test_bad_start import modelbox
 from tests.integration.test_http import ECHO
 from tests.integration.workers import write_unit
@@ -38,7 +38,7 @@ class Unit(modelbox.FlowUnit):
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_unit(tmp_path, "unit", ECHO)
-    (tmp_path / "modelbox.conf").write_text(f'[log]\npath = "{tmp_path}/modelbox.log"\n')
+    (tmp_path / "modelbox.conf").write_text(with_api(f'[log]\npath = "{tmp_path}/modelbox.log"\n', tmp_path))
     return tmp_path
 
 
@@ -177,7 +177,7 @@ def test_a_server_killed_while_it_starts(folder: Path) -> None:
 
 
 def test_an_unwritable_log_is_told_before_going_to_the_background(folder: Path) -> None:
-    (folder / "modelbox.conf").write_text(f'[log]\npath = "{folder}/modelbox.conf/x.log"\n')
+    (folder / "modelbox.conf").write_text(with_api(f'[log]\npath = "{folder}/modelbox.conf/x.log"\n', folder))
     code, _, errors = modelbox("-c", str(folder / "modelbox.conf"))
     assert code == 78
     assert errors.startswith(f"modelbox: log.path: {folder}/modelbox.conf/x.log cannot be written: ")
@@ -185,7 +185,7 @@ def test_an_unwritable_log_is_told_before_going_to_the_background(folder: Path) 
 
 
 def test_a_screen_needs_the_foreground(folder: Path) -> None:
-    (folder / "modelbox.conf").write_text('[log]\ntarget = "screen"\n')
+    (folder / "modelbox.conf").write_text(with_api('[log]\ntarget = "screen"\n', folder))
     code, _, errors = modelbox("-c", str(folder / "modelbox.conf"))
     assert (code, 'log.target = "screen" needs a server in the foreground' in errors) == (78, True)
 

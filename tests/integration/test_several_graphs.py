@@ -17,7 +17,7 @@ import pytest
 from modelboxd import logs
 from modelboxd.daemon import Daemon
 from modelboxd.settings import ServerSettings, Settings
-from tests.integration.server import Server, http_graph
+from tests.integration.server import Server, http_graph, with_api
 from tests.integration.test_bad_start import modelbox
 from tests.integration.test_http import ECHO
 from tests.integration.workers import write_unit
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "graph").mkdir()
     write_unit(tmp_path / "graph", "unit", ECHO)
     http_graph(tmp_path / "graph", "unit", name="good.toml")
-    (tmp_path / "modelbox.conf").write_text(f'[log]\npath = "{tmp_path}/modelbox.log"\n')
+    (tmp_path / "modelbox.conf").write_text(with_api(f'[log]\npath = "{tmp_path}/modelbox.log"\n', tmp_path))
     return tmp_path
 
 

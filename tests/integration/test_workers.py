@@ -13,7 +13,7 @@ import pytest
 
 from modelbox.buffer import Buffer
 from modelbox.errors import TimedOutError, UnitError, WorkerLostError
-from modelboxd.workers import process
+from modelboxd.workers import watchdog
 from tests.integration.workers import LIMIT_S, Caller, write_unit
 
 HEAD = "import _flowunit as modelbox\nimport numpy as np\nclass Unit(modelbox.FlowUnit):\n"
@@ -177,7 +177,7 @@ def test_time_limit(caller: Caller, tmp_path: Path) -> None:
 
 
 def test_a_call_that_does_not_end_is_told(caller: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "WATCH_S", 0.02)
+    monkeypatch.setattr(watchdog, "TELL_S", 0.02)
     go_on = tmp_path / "go-on"
     unit = write_unit(
         tmp_path,
@@ -194,7 +194,7 @@ def test_a_call_that_does_not_end_is_told(caller: Caller, tmp_path: Path, monkey
     )
     group = caller.start(unit)
     told = threading.Event()
-    monkeypatch.setattr(process.log, "warning", lambda *text, **_: told.set() if "not answered" in text[0] else None)
+    monkeypatch.setattr(watchdog.log, "warning", lambda *text, **_: told.set() if "not answered" in text[0] else None)
     result = caller.submit(group, "wait")
     assert told.wait(LIMIT_S)
     go_on.touch()

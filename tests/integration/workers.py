@@ -11,7 +11,9 @@ from modelbox._core import lib
 from modelbox._core.memory import Pool, new_list
 from modelbox.buffer import Buffer, BufferList
 from modelbox.spec import FlowType, PortSpec, UnitKind, UnitSpec
-from modelboxd.workers.pool import WorkerGroup, WorkerPool
+from modelboxd.graph.life import OPTIONS, Life
+from modelboxd.workers.group import WorkerGroup
+from modelboxd.workers.pool import WorkerPool
 from modelboxd.workers.protocol import WorkerCall, WorkerResult
 
 LIMIT_S = 30.0
@@ -66,9 +68,10 @@ class Caller:
         self.room = threading.Event()
 
     def start(self, unit: UnitSpec, config: dict[str, str] | None = None, workers: int = 1, **more: Any) -> WorkerGroup:
-        return self.pool.start_group(
-            unit, "node", "job", config or {}, workers=workers, open_timeout_s=LIMIT_S, on_room=self.room.set, **more
-        )
+        """`more`: fields of Life, arguments of start_group()."""
+        life = Life(workers, **{name: more.pop(name) for name in OPTIONS if name in more})
+        more = {"open_timeout_s": LIMIT_S, "on_room": self.room.set} | more
+        return self.pool.start_group(unit, "node", "job", config or {}, life=life, **more)
 
     def list_of(self, *items: Any) -> Any:
         made = new_list(len(items))

@@ -190,7 +190,7 @@ class Machine:
 
     def _kept(self) -> tuple[int, int, int]:
         stats = self.bench.pool.stats()
-        return stats.live_buffers, stats.used_bytes, threading.active_count()
+        return stats.live_buffers, stats.used_bytes, sum(thread.name != "mb-master" for thread in threading.enumerate())
 
     def _check_kept(self, before: tuple[int, int, int]) -> None:
         """A thread may still be on its way out of the last turn when the last session has ended."""

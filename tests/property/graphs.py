@@ -40,6 +40,7 @@ EVERYTHING = KINDS | {
     "native_count",  # a native unit's wrong number of outputs fails the session
     "stream_ports",  # built-in stream units with several outputs
     "narrow_joins",  # several sessions before joins with short queues
+    "nested_loops",
 }
 
 
@@ -189,7 +190,7 @@ class Grower:
                 shapes.append("join")
             if place.depth < 3:
                 shapes += [shape for shape in ("condition", "expand", "expand") if shape in self.features]
-                if "loop" in self.features and not place.in_loop:
+                if "loop" in self.features and (not place.in_loop or "nested_loops" in self.features):
                     shapes.append("loop")
             match self.choose(shapes):
                 case "unit":
@@ -273,7 +274,7 @@ class Grower:
 
     def _loop(self, wire: Wire, place: Place) -> Wire:
         if len(wire.ends) > 1:  # a loop takes one edge from outside
-            wire = self._unit([wire], Place(place.depth, fixed=True))[0]
+            wire = self._unit([wire], Place(place.depth, fixed=True, in_loop=place.in_loop))[0]
         node, ends = self.node("loop", [wire], 2, place)
         at = len(self.nodes) - 1
         back = self.pick.number(0, 1)
@@ -285,7 +286,8 @@ class Grower:
             "form": node.form,
             "sources": ((*wire.ends, *behind.ends),),
             "back": back,
-            "loop_limit": self.choose((25, 1, 2, 3)),  # a value may go round for ever
+            # a value may go round for ever
+            "loop_limit": self.choose((3, 1, 2) if place.in_loop else (25, 1, 2, 3)),
         }
         self.nodes[at] = CaseNode(**values)
         return self.made(Wire((ends[1 - back],), wire.level, wire.lanes))

@@ -117,10 +117,8 @@ class Layout:
                     raise ValueError(f"node '{node.name}': there is no node '{source[0]}'")
                 self.targets.setdefault(source, []).append(node.name)
         self.back: dict[str, str] = {}  # loop node -> the port that leads back
-        self.body: dict[str, list[str]] = {}  # loop node -> the nodes between, in order
-        for node in graph.nodes.values():
-            if node.unit.kind is Kind.LOOP:
-                self._loop(node)
+        self.body: dict[str, list[str]] = {}  # loop node -> the nodes between, in order; not those of loops inside
+        self._loops()
         inside = {name for body in self.body.values() for name in body}
         self.order = self._order([name for name in graph.nodes if name not in inside])
         self.body = {loop: self._order(body) for loop, body in self.body.items()}
@@ -130,35 +128,49 @@ class Layout:
 
     # ---- loops and order ----------------------------------------------------------------------------------
 
-    def _reach(self, end: End, loop: str) -> set[str]:
-        """All nodes behind an output, not going through `loop`."""
+    def _reach(self, end: End, stops: set[str]) -> set[str]:
+        """All nodes behind an output, not going through any of `stops`."""
         found: set[str] = set()
         todo = list(self.targets.get(end, []))
         while todo:
             name = todo.pop()
-            if name not in found and name != loop:
+            if name not in found and name not in stops:
                 found.add(name)
                 for port in self.graph.nodes[name].unit.outputs:
                     todo += self.targets.get((name, port), [])
         return found
 
-    def _loop(self, node: Node) -> None:
+    def _loops(self) -> None:
+        """Finds the body of every loop, the outermost loops first: what goes round those is no way back of one inside."""
+        waiting = [node for node in self.graph.nodes.values() if node.unit.kind is Kind.LOOP]
+        bodies: dict[str, set[str]] = {}
+        while waiting:
+            found = {node.name: way for node in waiting if (way := self._way_back(node, set(bodies)))}
+            if not found:
+                raise ValueError(
+                    f"node '{waiting[0].name}': a loop has two edges in, and one of its two outputs leads back"
+                )
+            for name, (self.back[name], bodies[name]) in found.items():
+                for inner in bodies[name]:
+                    unit = self.graph.nodes[inner].unit
+                    ways = [self._reach((inner, output), set(bodies) - {name}) for output in unit.outputs]
+                    if not any(name in way for way in ways):
+                        raise ValueError(f"node '{inner}': must not stand in the body of loop '{name}'")
+            waiting = [node for node in waiting if node.name not in found]
+        for name, body in bodies.items():
+            deeper = {node for inner in bodies if inner in body for node in bodies[inner]}
+            self.body[name] = [node for node in self.graph.nodes if node in body - deeper]
+
+    def _way_back(self, node: Node, around: set[str]) -> tuple[str, set[str]] | None:
+        """The port that leads back, without going through the loops `around`, and all nodes on the way."""
         (port,) = node.sources
         sources = node.sources[port]
-        back = []
+        back: list[tuple[str, set[str]]] = []
         for output in node.unit.outputs:
-            inside = self._reach((node.name, output), node.name)
+            inside = self._reach((node.name, output), {node.name, *around})
             if any(end == (node.name, output) or end[0] in inside for end in sources):
-                back.append(output)
-                self.body[node.name] = [name for name in self.graph.nodes if name in inside]
-        if len(back) != 1 or len(sources) != 2 or len(node.unit.outputs) != 2:
-            raise ValueError(f"node '{node.name}': a loop has two edges in, and one of its two outputs leads back")
-        for name in self.body[node.name]:
-            unit = self.graph.nodes[name].unit
-            ways = [self._reach((name, output), "") for output in unit.outputs]
-            if unit.kind is Kind.LOOP or not any(node.name in way for way in ways):
-                raise ValueError(f"node '{name}': must not stand in the body of loop '{node.name}'")
-        self.back[node.name] = back[0]
+                back.append((output, inside))
+        return back[0] if len(back) == 1 and len(sources) == len(node.unit.outputs) == 2 else None
 
     def _feeders(self, node: Node) -> list[End]:
         """All edges into a node, a loop's way back left out."""
@@ -194,11 +206,6 @@ class Layout:
                 self.level[door.name, port] = (("source", "input" if door.is_input else door.name),)
         for name in self.order:
             self._node_level(name)
-            for inner in self.body.get(name, []):
-                self._node_level(inner)
-            for end in self.way_back(name):
-                if self.level[end] != self.level[name, self.back[name]]:
-                    raise ValueError(f"loop '{name}': its body ends at another level than it begins at")
         matched = {self._merged(exit.sources, exit.name) for exit in self.graph.exits.values() if exit.match}
         if len(matched) > 1:
             raise ValueError("output nodes that match stand at different levels")
@@ -214,6 +221,11 @@ class Layout:
         self.input_level[name] = level
         for port in node.unit.outputs:
             self.level[name, port] = self._output(node, port, level)
+        for inner in self.body.get(name, []):
+            self._node_level(inner)
+        for end in self.way_back(name):
+            if self.level[end] != self.level[name, self.back[name]]:
+                raise ValueError(f"loop '{name}': its body ends at another level than it begins at")
 
     def _merged(self, sources: Sequence[End], name: str) -> Level:
         """The level of an input port: several edges are branches of one condition, and leave its level."""

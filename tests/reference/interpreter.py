@@ -40,7 +40,7 @@ Where the page is silent, this is what is done here:
  5. In a collapse an unseen error goes before the unit's own outcome; after a failed call the sub-stream gets no more.
  6. Behind a collapse stands the meta of the stream that was expanded, not what was set inside sub-streams.
  7. Type=output nodes see every error; matched ones hand out nothing at a position where one of them has a hole.
- 8. Nothing leads into the body of a loop or out of it but the loop; there are no loops in it, no units without outputs.
+ 8. Nothing leads into the body of a loop or out of it but the loop; there are no units without outputs in it.
  9. An unseen error that reaches a unit without outputs is gone.
 """
 
@@ -313,7 +313,8 @@ class _Session:
             else:
                 had_failed = whole.skipping
                 if whole.begin():
-                    sub.state = whole.state
+                    # One context, so the meta that is set holds from there on.
+                    sub.state, sub.meta, sub.pushed = whole.state, whole.meta, whole.pushed
                     sub.call(row)
                 elif had_failed:
                     for port in outputs:

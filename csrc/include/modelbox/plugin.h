@@ -256,8 +256,9 @@ typedef struct mb_unit {
   void (*close)(const mb_host *host, void *state);
   /* One call. A failure turns the outputs of this call into error buffers "<unit>.ProcessError". */
   int32_t (*process)(const mb_host *host, void *state, mb_call *call);
-  /* MB_UNIT_STREAM: before the first and after the last buffer of a stream; stream_end may push, and
-   * is called even when the stream was cut short, so that stream_state can be freed. May be NULL. */
+  /* MB_UNIT_STREAM: before the first and after the last buffer of a stream; both may push (of an expand that does not
+   * count). stream_end is called even when the stream was cut short or stream_begin failed, so that stream_state can
+   * be freed; its own failure changes nothing. May be NULL. */
   int32_t (*stream_begin)(const mb_host *host, void *state, mb_call *call);
   int32_t (*stream_end)(const mb_host *host, void *state, mb_call *call);
 } mb_unit;

@@ -3,7 +3,6 @@ there is a file of that name in the folder that the unit's option `faults` names
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import signal
@@ -42,8 +41,8 @@ def exhaust() -> None:
 class Faulty(worker.Worker):
     """A worker with faults."""
 
-    def __init__(self, sock: socket.socket, folder: str) -> None:
-        self.folder = Path(folder)
+    def __init__(self, sock: socket.socket) -> None:
+        self.folder = Path("/nonexistent")  # until OPEN comes
         super().__init__(sock)
         signal.signal(signal.SIGUSR1, lambda *_: self.come_to("idle"))
         read_calls, release = Reader.calls, Reader.release
@@ -91,8 +90,13 @@ class Faulty(worker.Worker):
         forever()
 
     def open(self, order: dict[str, Any]) -> bool:
-        self.come_to("opening")
+        self.folder = Path(order["config"].get("faults", self.folder))
+        self.come_to("starting")
         return super().open(order)
+
+    def use(self, unit: Any) -> None:
+        super().use(unit)
+        self.come_to("opening")
 
     def _run(self, *call: Any) -> None:
         self.come_to("computing")
@@ -108,19 +112,6 @@ class Faulty(worker.Worker):
         super().close()
 
 
-run_unit = worker.run
-
-
-def run(sock: socket.socket) -> None:
-    """In place of the worker's: looks at OPEN without taking it."""
-    folder = json.loads(sock.recv(65536, socket.MSG_PEEK)[HEADER.size :])["config"].get("faults")
-    if folder is not None:
-        made = Faulty(sock, folder)
-        made.come_to("starting")
-        worker.Worker = lambda _: made  # type: ignore[assignment,misc]
-    run_unit(sock)
-
-
 if __name__ == "__main__":
-    worker.run = run
+    worker.Worker = Faulty  # type: ignore[misc]
     master.main()

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import socket
+from typing import Any
 
 from modelboxd.workers import master, worker
-from modelboxd.workers.protocol import HEADER
 
 MODULE = "tests.integration.hostile.master"
-run_unit = worker.run
+open_unit = worker.Worker.open
 
 
-def run(sock: socket.socket) -> None:
-    """In place of the worker's: looks at OPEN without taking it."""
-    order = json.loads(sock.recv(65536, socket.MSG_PEEK)[HEADER.size :])
+def open_or_attack(self: worker.Worker, order: dict[str, Any]) -> bool:
+    """In place of the worker's open()."""
     if "attack" in order["config"]:
         from tests.integration.hostile.worker import Hostile
 
-        Hostile(sock, order).run()
-    run_unit(sock)
+        Hostile(self.sock, order).run()
+    return open_unit(self, order)
 
 
 if __name__ == "__main__":
-    worker.run = run
+    worker.Worker.open = open_or_attack  # type: ignore[method-assign]
     master.main()

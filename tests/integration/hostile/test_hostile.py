@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -51,7 +52,9 @@ class Place:
         assert np.array_equal(got.numpy(), DATA)
 
     def attacker(self, name: str, timeout_ms: int = 0) -> WorkerGroup:
-        more = {"on_external": lambda *_: None} if name.startswith("source") else {}
+        more: dict[str, Any] = (
+            {"on_external": lambda *_: None, "room": (4, 1 << 20)} if name.startswith("source") else {}
+        )
         return self.caller.start(self.unit, {"attack": name}, process_timeout_ms=timeout_ms, **more)
 
     def close(self) -> None:

@@ -55,7 +55,6 @@ class Hostile:
     def run(self) -> None:
         """Never returns."""
         try:
-            self.receive()  # OPEN
             self.say(header_only(protocol.READY))
             ATTACKS[self.order["config"]["attack"]][0](self)
             while True:
@@ -381,7 +380,7 @@ ATTACKS: dict[str, tuple[Attack, str | None]] = {
     "source, an error": (external(RESULT.pack(1, 0, 1, 0)), "external data with a result"),
     "source, two ports": (external(RESULT.pack(0, 2, 1, 0) + PORT.pack(0, 0) * 2), "external data with a result"),
     "source, two sessions": (external(RESULT.pack(0, 0, 1, 0) * 2, 2), "external data of several sessions"),
-    "source, endless": (called(sources), "more than 1024 lists of external data"),
+    "source, endless": (called(sources), "more than 4 lists of external data"),
     "keeps all": (keeps, "does the unit keep its inputs"),
     "never reads": (never_reads, "has not read its messages"),
     "silent": (called(lambda self: None), "did not answer within"),

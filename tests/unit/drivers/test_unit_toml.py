@@ -362,3 +362,21 @@ def test_tables_and_lists_with_commas_in_config(tmp_path: Path) -> None:
     assert config.get_string_list("one") == ["a, b"]
     assert (config.get_int("sub.a"), config.get_string_list("sub.deep.b")) == (1, ["x", "y"])
     assert "sub" not in config
+
+
+def test_life_of_workers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    unit = read(tmp_path, with_base('workers = "auto"', "process_timeout_ms = 500", 'restart = "never"'))
+    assert unit.life == {"workers": -1, "process_timeout_ms": 500, "restart": "never"}
+    assert not caplog.records
+    assert fails(tmp_path, with_base("max_requests = -1")) == (
+        f"py.toml:{with_base('').count(chr(10), 0, with_base('').index('[config]'))}: base.max_requests = -1 is out of "
+        "range (a whole number from 0 to 2147483648)"
+    )
+    assert "never, on-failure or always" in fails(tmp_path, with_base('restart = "yes"'))
+    read(tmp_path, with_base("memory_limit = 5"))
+    assert "base.memory_limit is not known (did you mean 'memory_limit_mb'?)" in caplog.text
+    read(tmp_path, TOML.replace("[config]", "[config]\nmax_requests = 5"))
+    assert "config.max_requests is an option of the unit's own code" in caplog.text
+    caplog.clear()
+    read(tmp_path, MODEL.replace("[input", "workers = 2\n[input", 1))
+    assert "base.workers has no meaning here, it is ignored (it is for Python units)" in caplog.text

@@ -50,6 +50,11 @@ def upper(call: Any) -> None:
         call.output("out").push_back(text_buffer(str(item).upper()))
 
 
+def cut(call: Any) -> None:
+    for item in call.input("in"):
+        call.output("out").push_back(text_buffer(str(item)[1:]))
+
+
 def echo(call: Any) -> Any:
     if call.event is None:
         call.stream.private.setdefault("texts", []).extend(texts(call.input("in")))
@@ -71,6 +76,7 @@ UNITS: dict[str, Any] = {
     "catches": (spec("catches", role="collapse", sees_errors=True), unit(together)),
     "grow": (spec("grow", outputs=("back", "out"), role="loop"), unit(grow)),
     "big": (spec("big"), unit(upper)),
+    "cut": (spec("cut"), unit(cut)),
     "echo": (spec("echo", stream=True), unit(echo)),
     "join": (spec("join", ("a", "b")), unit(join)),
 }
@@ -157,6 +163,13 @@ def test_a_loop_has_a_limit(bench: Bench) -> None:
     assert got[1] == "!grow.LoopLimit: node 'l': the value was still in the loop after 2 calls"
 
 
+def test_a_loop_inside_of_a_loop(bench: Bench) -> None:
+    edges = """o [flowunit=grow]; c [flowunit=cut]; i [flowunit=grow, loop_limit=2]; u [flowunit=big]; s:out -> o:in
+        o:back -> c:in; c:out -> i:in; i:back -> u:in; u:out -> i:in; i:out -> o:in; o:out -> t:in"""
+    text = "!grow.LoopLimit: node 'i': the value was still in the loop after 2 calls"
+    assert run(bench, edges, "abc", "xyzq", "g", "def") == (["BC....", "xyzq.", text, "EF...."], None)
+
+
 def test_events_come_before_more_input(bench: Bench) -> None:
     assert run(bench, "e [flowunit=echo]; s:out -> e:in; e:out -> t:in", *"abc") == (["a~", "b~", "c~"], None)
 
@@ -202,6 +215,13 @@ def test_inputs_and_outputs_that_do_not_match(bench: Bench) -> None:
 def test_a_port_that_is_not_there(bench: Bench) -> None:
     with pytest.raises(UnitError, match=r"Send Port x is not exist \(input nodes: a, b\)"):
         outside(bench, ("", ""), [("x", "1", True)])
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_values_behind_the_end_of_an_input_are_refused(bench: Bench, other: bool) -> None:
+    attributes = ("", "") if other else (", input_type=unmatch", ", output_type=unmatch")
+    with pytest.raises(UnitError, match="input node 'a' of job 'test' has ended in this session"):
+        outside(bench, attributes, [("a", "x", True), ("a", "y", True)])
 
 
 def test_stop_stops_the_job(bench: Bench) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from pathlib import Path
+
 import pytest
 
 from modelboxd.graph.check import GraphDefaults, check_graph
+from modelboxd.graph.life import AUTO, OPTIONS, Life
 from modelboxd.graph.loader import parse_graph
 from modelboxd.graph.model import Node
+from modelboxd.settings import PythonSettings
 from tests.unit.graph.units import Registry, build, problems
 
 LOOP = "s [flowunit=src]; w [flowunit=loop]; t [flowunit=sink]; s:out -> w:in; w:again -> w:in; w:done -> t:in"
@@ -187,3 +193,59 @@ def test_an_option_of_a_python_unit_that_is_almost_another(attribute: str, near:
 @pytest.mark.parametrize("attribute", ["other", "level1", "label", "image_width", "shape"])
 def test_other_options_of_a_python_unit_are_its_own_affair(attribute: str) -> None:
     assert not build(work(f"flowunit=own, {attribute}=2")).warnings
+
+
+# ---- life of workers ---------------------------------------------------------------------------------------
+
+
+PY = "flowunit=py, "
+
+
+@pytest.mark.parametrize(
+    ("text", "life"),
+    [
+        ("workers=4", {"workers": 4}),
+        ("workers=auto", {"workers": AUTO}),
+        ('restart="on-failure", max_restarts=0', {"restart": "on-failure", "max_restarts": 0}),
+        ("process_timeout_ms=250, memory_limit_mb=512", {"process_timeout_ms": 250, "memory_limit_mb": 512}),
+        ("heartbeat_timeout_ms=0, orphan_timeout_ms=5", {"heartbeat_timeout_ms": 0, "orphan_timeout_ms": 5}),
+        ("max_requests=1000, restart_window_s=60", {"max_requests": 1000, "restart_window_s": 60}),
+    ],
+)
+def test_life_of_workers(text: str, life: dict[str, object]) -> None:
+    made = node(PY + text)
+    assert made.life == life
+    assert made.options == {}  # the unit does not see them
+    assert Life(workers=7).having(made.life).workers == life.get("workers", 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("workers=0", "a whole number from 1 to 1024, or auto"),
+        ("workers=many", "a whole number from 1 to 1024, or auto"),
+        ("restart=sometimes", "never, on-failure or always"),
+        ('process_timeout_ms="1s"', "a whole number from 0 to 604800000"),
+        ("restart_cooldown_s=0", "a whole number from 1 to 604800"),
+    ],
+)
+def test_life_of_workers_refused(text: str, hint: str) -> None:
+    key, _, value = text.partition("=")
+    assert refused(PY + text) == f"node 'w': {key}='{value.strip(chr(34))}' is out of range ({hint})"
+
+
+def test_life_of_workers_elsewhere_and_misspelt() -> None:
+    (warning,) = build(work("flowunit=work, max_requests=5")).warnings
+    assert "max_requests has no meaning here, it is ignored (it is for Python units)" in str(warning)
+    (warning,) = build(work(PY + "max_request=5")).warnings
+    assert "did you mean 'max_requests'?" in str(warning)
+
+
+def test_defaults_of_life_are_the_same_everywhere() -> None:
+    assert PythonSettings().life == Life()
+    assert {name: option.default for name, option in OPTIONS.items()} == dataclasses.asdict(Life())
+    pages = [Path(__file__).parents[3] / "docs" / page for page in ("python-units.md", "configuration.md", "graphs.md")]
+    for page in pages:
+        assert not [name for name in OPTIONS if f"`{name}`" not in page.read_text()], page
+    rows = dict(re.findall(r"\n\| `(\w+)` \| .* \| `?([\w-]+)`? \|(?=\n)", pages[0].read_text()))
+    assert {name: str(option.default) for name, option in OPTIONS.items()} == rows

@@ -270,6 +270,10 @@ def test_calls_side_by_side(tmp_path: Path) -> None:
             {"output": {"output2": {"name": "y", "type": "long"}}},
             "port 'y': type = 'long', but the model's output is float32",
         ),
+        (
+            {"input": {"input1": {"name": "x", "type": "FLAOT"}}},
+            "node 'infer' port 'x': type = 'FLAOT' is not known (did you mean 'FLOAT'?",
+        ),
         ({"encryption": {"rootkey": "x"}}, "encrypted models cannot be read"),
     ],
 )
@@ -283,6 +287,11 @@ def test_what_the_unit_file_says_wrong(tmp_path: Path, section: Any, text: str) 
 @pytest.mark.parametrize("word", ["float", "FLOAT", "", "tensor"])
 def test_what_the_unit_file_says_right(tmp_path: Path, word: str) -> None:
     make(model(tmp_path / "m.onnx"), base={"input": {"input1": {"name": "x", "type": word}}}).close()
+
+
+def test_a_type_that_the_unit_file_adds(tmp_path: Path) -> None:
+    base = {"input": {"input1": {"name": "x", "type": "face"}}, "types": {"face": "tensor"}}
+    make(model(tmp_path / "m.onnx"), base=base).close()
 
 
 def test_onnxruntime_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

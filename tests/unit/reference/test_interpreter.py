@@ -671,6 +671,19 @@ def test_loop_through_a_condition() -> None:
 
 
 # "An unseen error or a hole leaves at once."
+# "... other loops" in the body
+def test_loop_inside_of_a_loop() -> None:
+    graph = Graph()
+    graph.source()
+    graph.add("outer", LOOP, {"in": ["source:out", "back:out"]})
+    graph.add("b", normal(lambda text: f"2{text}"), {"in": "outer:again"})
+    graph.add("inner", LOOP, {"in": ["b:out", "i:out"]}, loop_limit=3)
+    graph.add("i", normal(lambda text: f"{text}!"), {"in": "inner:again"})
+    graph.add("back", normal(lambda text: text[1:]), {"in": "inner:done"})
+    graph.output("o", "outer:done")
+    assert out(graph, "2a", "0b") == ["0a!!!!", "0b"]
+
+
 def test_loop_and_an_error_of_its_body() -> None:
     assert codes(out(loop(normal(lambda text: Err("Bad.X") if "x" in text else text)), "2x", "2a")) == ["!Bad.X", "0a"]
 

@@ -206,3 +206,16 @@ def test_supervised_or_merely_below_a_service(no_supervisor: pytest.MonkeyPatch)
     assert not systemd.is_supervised()  # a shell below a service
     no_supervisor.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
     assert systemd.is_supervised()
+
+
+def test_workers_may_be_a_word(tmp_path: Path) -> None:
+    settings = load(conf(tmp_path, '[python]\nworkers = "auto"\nrestart = "on-failure"\nrestart_window_s = "2min"\n'))
+    assert (settings.python.workers, settings.python.restart, settings.python.restart_window_s) == (
+        -1,
+        "on-failure",
+        120,
+    )
+    assert settings.python.life.workers == -1
+    assert 'workers = "auto"  # ' in effective(settings)
+    with pytest.raises(ConfigError, match=r'workers = .some. is no whole number .such as 5 or "auto"'):
+        load(conf(tmp_path, '[python]\nworkers = "some"\n'))

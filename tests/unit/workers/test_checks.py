@@ -25,22 +25,31 @@ def test_pace_lets_a_burst_through_and_then_so_much_a_second(monkeypatch: pytest
 def test_a_source_has_so_many_sessions_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "OPEN_SESSIONS", 3)
     sources = checks.Sources()
+    sources.most = 100
+    call = WorkerCall(1, False, False, 1, "", [new_list(0)], [], external=2)
     for number in (1, 2, 3, 3):
         sources.arrived(WorkerResult([object()], number=number))
+    sources.called([call])
     sources.arrived(WorkerResult([], number=2))
     sources.arrived(WorkerResult([object()], number=4))
     with pytest.raises(ProtocolError, match="more than 3 sessions"):
         sources.arrived(WorkerResult([object()], number=5))
 
 
-def test_calls_make_room_for_lists_of_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "EXTERNALS", 2)
+def test_calls_and_failures_make_room_for_lists_of_a_source() -> None:
     sources = checks.Sources()
+    sources.most = 2
     call = WorkerCall(1, False, False, 1, "", [new_list(0)], [], external=1)
     for _ in range(2):
         sources.arrived(WorkerResult([object()], number=1))
     sources.called([call])
     sources.arrived(WorkerResult([object()], number=1))
+    sources.failed(1)
+    for _ in range(5):
+        sources.arrived(WorkerResult([object()], number=1))  # on their way
+    sources.arrived(WorkerResult([], number=1))
+    for _ in range(2):
+        sources.arrived(WorkerResult([object()], number=1))  # a new one
     with pytest.raises(ProtocolError, match="more than 2 lists"):
         sources.arrived(WorkerResult([object()], number=1))
 
