@@ -208,7 +208,7 @@ class Reader:
         self._data: bytes | bytearray | memoryview = data
         self._at = HEADER.size
         if flags:
-            if self.kind not in (CALLS, RESULTS, EXTERNAL, RELEASE):
+            if self.kind not in (CALLS, RESULTS, EXTERNAL, RELEASE, VALUES):
                 raise ProtocolError(f"a large message of type {self.kind}")
             self._fetch_large()
 
