@@ -39,7 +39,7 @@ $(STAMPS)/venv: $(STAMPS)/apt requirements-dev.txt requirements-models.txt
 	@$(PIP) install --no-deps -r requirements-models.txt
 	@touch $@
 
-$(STAMPS)/core: $(STAMPS)/venv $(wildcard csrc/src/*.[ch] csrc/include/modelbox/*.h modelbox/_core/*.c modelbox/_core/build.py)
+$(STAMPS)/core: $(STAMPS)/venv $(wildcard csrc/src/*.[ch] csrc/include/modelbox/*.h modelbox/_core/*.[ch] modelbox/_core/build.py)
 	@echo "building the C core"
 	@$(BIN)/python modelbox/_core/build.py
 	@touch $@
@@ -84,6 +84,13 @@ bench: setup ## ratios against baselines that run in the same call
 
 soak: setup ## MINUTES of mixed good and bad requests, memory and descriptors watched
 	@$(BIN)/python benchmarks/soak.py $(or $(MINUTES),30) $(ARGS)
+
+pythons: setup ## venvs of the Pythons that there are, each with a numpy, for tests of units with an interpreter of their own
+	@for version in 3.9 3.10 3.11 3.12 3.13; do \
+	  python$$version -c pass 2>/dev/null || continue; \
+	  test -x build/pythons/$$version/bin/python || { python$$version -m venv build/pythons/$$version && \
+	    build/pythons/$$version/bin/pip install -q $$([ $$version = 3.11 ] && echo "numpy<2" || echo numpy); }; \
+	done; ls build/pythons
 
 package: setup ## source archive and wheel (with the native units built here) into dist/
 	@rm -rf dist *.egg-info build/lib* build/bdist* build/temp*

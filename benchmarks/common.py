@@ -77,7 +77,7 @@ class Bench:
         self.io = IoThread()
         self.io.start()
         self.engine = Engine(
-            self.executor, self.pool, self.io, lambda: WorkerPool(self.io, self.pool), cpus=cpu_count(),
+            self.executor, self.pool, self.io, lambda _: WorkerPool(self.io, self.pool), cpus=cpu_count(),
             builtins={"feeder": Feeder, "drain": Drain},
         )  # fmt: skip
         text = f'[graph]\nformat = "graphviz"\ngraphconf = """digraph bench {{ {dot} }}"""\n'

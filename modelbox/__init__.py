@@ -5,11 +5,12 @@
 
 from modelbox.buffer import Buffer, BufferList
 from modelbox.configuration import Configuration
-from modelbox.context import DataContext, DataMeta, FlowUnitError, FlowUnitEvent, SessionContext
+from modelbox.context import DataContext, DataMeta, FlowUnitError, FlowUnitEvent
 from modelbox.device import Device
 from modelbox.dtypes import ModelBoxDataType
 from modelbox.flowunit import ExternalData, FlowUnit
 from modelbox.log import Log, debug, error, fatal, info, notice, set_log_level, warn
+from modelbox.session import SessionContext
 from modelbox.status import Status, StatusCode
 from modelbox.version import VERSION
 

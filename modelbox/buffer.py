@@ -399,7 +399,7 @@ class BufferList:
 
     def copy_meta(self, other: BufferList, is_override: bool = False) -> None:
         """Buffer.copy_meta() pair by pair."""
-        for mine, theirs in zip(self._items, other._items, strict=False):
+        for mine, theirs in zip(self._items, other._items):  # noqa: B905 - also Python 3.9
             mine.copy_meta(theirs, is_override)
 
     def __len__(self) -> int:

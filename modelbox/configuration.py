@@ -58,6 +58,14 @@ class Configuration:
         """All keys."""
         return list(self._values)
 
+    def section(self, *prefixes: str) -> dict[str, str]:
+        """The texts of the keys below `prefixes`, without them; later ones win. Below "" are all keys."""
+        found: dict[str, str] = {}
+        for prefix in prefixes:
+            size = len(prefix)
+            found |= {key[size:]: text for key, text in self._values.items() if key.startswith(prefix)}
+        return found
+
     def _one(self, key: str, default: T, convert: Callable[[str], T]) -> T:
         text = self._values.get(key)
         if text is None:

@@ -7,44 +7,14 @@ from typing import Any
 
 from modelbox.buffer import BufferList
 from modelbox.configuration import Configuration
+from modelbox.private import Private
+from modelbox.session import SessionContext
 from modelbox.status import Status, StatusCode
 
 EVENT_LIMIT = 8192  # events of one context that wait
 
 
-class _Private:
-    """Values that a unit keeps under a key."""
-
-    __slots__ = ("_private",)
-
-    def __init__(self) -> None:
-        self._private: dict[str, Any] = {}
-
-    def set_private(self, key: str, value: Any) -> None:
-        self._private[key] = value
-
-    def set_private_int(self, key: str, value: int) -> None:
-        self._private[key] = int(value)
-
-    def set_private_string(self, key: str, value: str) -> None:
-        self._private[key] = str(value)
-
-    def get_private_int(self, key: str) -> int:
-        """Raises RuntimeError for a missing key."""
-        return int(self._typed(key, int))
-
-    def get_private_string(self, key: str) -> str:
-        """Raises RuntimeError for a missing key."""
-        return str(self._typed(key, str))
-
-    def _typed(self, key: str, kind: type) -> Any:
-        value = self._private.get(key)
-        if not isinstance(value, kind):
-            raise RuntimeError("invalid key.")
-        return value
-
-
-class DataMeta(_Private):
+class DataMeta(Private):
     """Meta of a whole stream, set with set_output_meta() before the first output."""
 
     __slots__ = ()
@@ -62,12 +32,6 @@ class FlowUnitEvent(DataMeta):
     def set_private(self, key: str, value: Any) -> None:
         self._private.setdefault(key, value)
 
-    def set_private_int(self, key: str, value: int) -> None:
-        self._private.setdefault(key, int(value))
-
-    def set_private_string(self, key: str, value: str) -> None:
-        self._private.setdefault(key, str(value))
-
 
 class FlowUnitError:
     """An error with a description."""
@@ -81,30 +45,7 @@ class FlowUnitError:
         return self._description
 
 
-class SessionContext(_Private):
-    """What belongs to one session: private values (of this process), configuration, id."""
-
-    __slots__ = ("_config", "_id")
-
-    def __init__(self, session_id: str) -> None:
-        super().__init__()
-        self._id = session_id
-        self._config = Configuration()
-
-    def get_private(self, key: str) -> Any:
-        """Raises ValueError for a missing key."""
-        if key not in self._private:
-            raise ValueError(f"can not find session private: {key}")
-        return self._private[key]
-
-    def get_session_config(self) -> Configuration:
-        return self._config
-
-    def get_session_id(self) -> str:
-        return self._id
-
-
-class StreamState(_Private):
+class StreamState(Private):
     """Private values of a stream, and its metas."""
 
     __slots__ = (
@@ -133,7 +74,17 @@ class StreamState(_Private):
 class DataContext:
     """One process() call."""
 
-    __slots__ = ("_event", "_external", "_inputs", "_outputs", "_session", "_sessions", "_stream", "used_session")
+    __slots__ = (
+        "_event",
+        "_external",
+        "_inputs",
+        "_outputs",
+        "_sections",
+        "_session",
+        "_sessions",
+        "_stream",
+        "used_session",
+    )
 
     def __init__(
         self,
@@ -143,7 +94,9 @@ class DataContext:
         sessions: dict[int, SessionContext],
         session: tuple[int, str],
         external: BufferList | None = None,
+        sections: tuple[str, ...] = (),
     ) -> None:
+        self._sections = sections  # of the session's configuration, beside "nodes."
         self._inputs = inputs
         self._outputs = outputs
         self._stream = stream
@@ -227,12 +180,19 @@ class DataContext:
         return Status()
 
     def get_session_context(self) -> SessionContext:
-        """The session's context; its private values are those of this process."""
+        """The session's context, which all its nodes share."""
         number, session_id = self._session
         self.used_session = True
-        return self._sessions.setdefault(number, SessionContext(session_id))
+        context = self._sessions.get(number)
+        if context is None:
+            context = self._sessions[number] = SessionContext(session_id)
+        return context
 
     def get_session_config(self) -> Configuration:
-        """The session's configuration."""
+        """What the session's configuration says for this node: its keys without a section, then those of the sections
+        `nodes.`, `flowunit.NAME.` and `node.NAME.`, of which the last one wins."""
         context = self._sessions.get(self._session[0])
-        return context.get_session_config() if context is not None else Configuration()
+        made = Configuration()
+        if context is not None:
+            made._values = context.get_session_config().section("", "nodes.", *self._sections)
+        return made

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from modelbox.status import StatusCode
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Where:
     """A place in a file that a user wrote; line and column count from 1, 0 means unknown."""
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from modelbox.buffer import Buffer, BufferList
 from modelbox.configuration import Configuration
-from modelbox.context import DataContext, SessionContext
+from modelbox.context import DataContext
 from modelbox.device import CPU, Device
+from modelbox.session import SessionContext
 from modelbox.status import Status
 
 

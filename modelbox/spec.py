@@ -87,6 +87,8 @@ class UnitSpec:
     entry: str = ""  # python, builtin: "module@Class"; inference: absolute path of the model
     types: tuple[tuple[str, str], ...] = ()  # port types that it adds to the tree: name, parent
     virtual_type: str = ""  # inference, virtual: what runs it
+    python: str = ""  # python: the interpreter, "" = the server's
+    environment: tuple[tuple[str, str], ...] = ()  # python: variables of its workers
     config: dict[str, str] = field(default_factory=dict, hash=False)  # [config] of the TOML, as text
     life: dict[str, int | str] = field(default_factory=dict, hash=False)  # python: what [base] says about its workers
     base: dict[str, object] = field(default_factory=dict, hash=False)  # the TOML's other keys, parsed

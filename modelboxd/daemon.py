@@ -27,6 +27,7 @@ from modelboxd.jobs.runtime import CLOSE_S, Runtime, plan_graph
 from modelboxd.jobs.sources import Sources
 from modelboxd.jobs.store import JobStore
 from modelboxd.settings import Settings
+from modelboxd.workers.inside import Waker
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Daemon:
         self._skip_bad = skip_bad
         self._stop = threading.Event()
         self._started = threading.Event()
-        self._wake = threading.Event()  # a signal, or the end of the start
+        self._wake = Waker()  # a signal, or the end of the start
         self._reload = False
         self._signal = 0
 
@@ -91,8 +92,7 @@ class Daemon:
     def _serve(self) -> None:
         """Until a signal says that it is over."""
         while not self._stop.is_set():
-            self._wake.wait()
-            self._wake.clear()
+            self._wait()
             if self._reload and not self._stop.is_set():
                 self._reload = False
                 # On a thread of its own, so that a stop is heard while a unit takes long to open.
@@ -148,8 +148,7 @@ class Daemon:
         starter = threading.Thread(target=start, name="mb-start", daemon=True)
         starter.start()
         while not (self._started.is_set() or self._stop.is_set()):
-            self._wake.wait()
-            self._wake.clear()
+            self._wait()
         if not self._started.is_set():
             log.info("stopping by %s before the start was over", signal.Signals(self._signal).name)
             self.jobs.is_stopping = True
@@ -170,8 +169,32 @@ class Daemon:
         self._reload = True
         self._wake.set()
 
+    def _wait(self) -> None:
+        """Until there is something to do; runs the units of this process meanwhile."""
+        if self.runtime.inside is not None:
+            self.runtime.inside.serve(self._wake)
+        else:
+            self._wake.wait()
+        self._wake.clear()
+
+    def _stop_jobs(self) -> None:
+        """Stops all jobs; units of this process are served until they are closed."""
+        if self.runtime.inside is None:
+            self.jobs.stop_all()
+            return
+        over = Waker()
+
+        def stop() -> None:
+            try:
+                self.jobs.stop_all()
+            finally:
+                over.set()
+
+        threading.Thread(target=stop, name="mb-stop", daemon=True).start()
+        self.runtime.inside.serve(over)
+
     def _stop_parts(self) -> None:
-        self.jobs.stop_all()
+        self._stop_jobs()
         if self.api is not None:
             self.api.stop()
         self.runtime.close()

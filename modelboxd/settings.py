@@ -152,7 +152,13 @@ class MemorySettings:
 class PythonSettings:
     """Worker processes of Python units."""
 
-    workers: int = life_option("workers")
+    workers: int = option(
+        1,
+        'processes per Python node; "auto" = one per CPU; 0 = all units inside the server, for debuggers',
+        least=0,
+        most=LIFE["workers"].most,
+        names=LIFE["workers"].names,
+    )
     open_timeout: int = option(60, "seconds that a unit may take to open", least=1, unit="s")
     process_timeout_ms: int = life_option("process_timeout_ms")
     heartbeat_timeout_ms: int = life_option("heartbeat_timeout_ms")
@@ -163,6 +169,9 @@ class PythonSettings:
     restart_cooldown_s: int = life_option("restart_cooldown_s")
     max_requests: int = life_option("max_requests")
     memory_limit_mb: int = life_option("memory_limit_mb")
+    session_bytes: int = option(
+        64 << 20, "bytes of the values that the units of a session may share", least=1024, unit="bytes"
+    )
 
     @property
     def life(self) -> Life:

@@ -9,7 +9,11 @@ import sysconfig
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
-COMMANDS = {"modelbox": "modelboxd.cli", "modelbox-tool": "modelboxd.tool.main"}
+COMMANDS = {
+    "modelbox": "modelboxd.cli",
+    "modelbox-tool": "modelboxd.tool.main",
+    "modelbox-python-debug": "modelboxd.debug",
+}
 
 
 def main() -> None:

@@ -1,23 +1,38 @@
-"""The C core seen from Python: `ffi` and `lib` of the cffi extension, `objects` of objects.c, wrappers in memory.py."""
+"""The C core seen from Python: `ffi` and `lib` of the cffi extension, `objects` of objects.c, wrappers in memory.py.
 
+In the interpreter of a unit that has its own, a library for all interpreters stands in for the extension: by_ctypes.py.
+"""
+
+import os
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from typing import Any
 
-from modelbox._core import _native
-from modelbox._core._native import ffi, lib
+FOREIGN = "MODELBOX_FOREIGN"  # environment: set for interpreters that are not the server's
 
 
-def _load_objects() -> Any:
-    """The second module of the extension's library: an importer finds only the one that the file is named after."""
+def _load_objects(path: str) -> Any:
+    """objects.c's module: an importer finds only the module that a file is named after."""
     name = f"{__name__}._objects"
-    spec = spec_from_file_location(name, _native.__file__, loader=ExtensionFileLoader(name, _native.__file__))
+    spec = spec_from_file_location(name, path, loader=ExtensionFileLoader(name, path))
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-objects = _load_objects()
+ffi: Any
+lib: Any
+if FOREIGN in os.environ:
+    from modelbox._core import by_ctypes
 
-__all__ = ["_native", "ffi", "lib", "objects"]
+    ffi, lib = by_ctypes.ffi, by_ctypes.lib
+    LIBRARY = by_ctypes.LIBRARY
+else:
+    from modelbox._core import _native  # type: ignore[attr-defined]
+
+    ffi, lib = _native.ffi, _native.lib
+    LIBRARY = _native.__file__
+objects = _load_objects(LIBRARY)
+
+__all__ = ["FOREIGN", "LIBRARY", "ffi", "lib", "objects"]

@@ -8,6 +8,7 @@
 
 #include "blocks.h"
 #include "core.h"
+#include "limited.h"
 
 typedef struct entry {
   uint8_t kind, key_size;

@@ -7,8 +7,10 @@ uses `ffibuilder`.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -18,7 +20,16 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CSRC = ROOT / "csrc"
 MODULE = "modelbox._core._native"
+FOR_ALL = "_objects.abi3.so"
 CFLAGS = ["-std=gnu11", "-O2", "-g", "-fvisibility=hidden", "-Wall", "-Wextra"]
+# The library for all interpreters: its functions are called by ctypes, too.
+CFLAGS_FOR_ALL = [*CFLAGS, "-fvisibility=default", "-DPy_LIMITED_API=0x030B0000"]
+LINK_FOR_ALL = ["-pthread", "-Wl,-Bsymbolic"]
+
+
+def sources() -> list[Path]:
+    """The core, and what Python sees of it beside cffi."""
+    return sorted([*(CSRC / "src").glob("*.c"), HERE / "blocks.c", HERE / "objects.c"])
 
 
 def declarations() -> str:
@@ -42,18 +53,29 @@ def make_ffi(base: Path | None = None) -> FFI:
     ffi.set_source(
         MODULE,
         '#include "core.h"\n',
-        sources=sorted(name(path) for path in (*(CSRC / "src").glob("*.c"), HERE / "blocks.c", HERE / "objects.c")),
+        sources=[name(path) for path in sources()],
         include_dirs=[name(CSRC / "include"), name(CSRC / "src")],
         extra_compile_args=CFLAGS,
         extra_link_args=["-pthread"],
         py_limited_api=False,  # objects.c uses more of it
-        depends=sorted(name(path) for path in (*CSRC.glob("*/**/*.h"), HERE / "blocks.h")),
+        depends=sorted(name(path) for path in (*CSRC.glob("*/**/*.h"), *HERE.glob("*.h"))),
     )
     return ffi
 
 
+def build_for_all(target: Path) -> None:
+    """Compiles the library for units with an interpreter of their own: no cffi, any CPython from 3.9 on."""
+    headers = [f"-I{path}" for path in (sysconfig.get_path("include"), CSRC / "include", CSRC / "src")]
+    flags = [*CFLAGS_FOR_ALL, "-fPIC", "-shared", *LINK_FOR_ALL, *shlex.split(os.environ.get("CFLAGS", ""))]
+    new = target.with_name(target.name + ".new")
+    command = [os.environ.get("CC", "cc"), *flags, *headers, *map(str, sources()), "-ldl", "-o", str(new)]
+    subprocess.run(command, check=True)
+    os.replace(new, target)
+
+
 def build_in_place() -> None:
     """Compiles beside the sources, for checkouts and editable installs."""
+    build_for_all(HERE / FOR_ALL)
     ffi = make_ffi()
     with tempfile.TemporaryDirectory() as scratch:
         built = Path(ffi.compile(tmpdir=scratch))

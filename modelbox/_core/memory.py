@@ -76,7 +76,7 @@ def new_list(capacity: int = 0) -> CData:
     return ffi.gc(items, lib.mb_list_free)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PoolStats:
     """Counters of a pool; bytes where the name says so (see mb_pool_stats in core.h)."""
 

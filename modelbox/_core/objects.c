@@ -12,6 +12,7 @@
 
 #include "blocks.h"
 #include "core.h"
+#include "limited.h"
 
 #define UNLOCKED_SIZE (128u << 10) /* copies and releases from this size on let other threads run */
 
@@ -49,15 +50,18 @@ static int exporter_getbuffer(PyObject *self, Py_buffer *view, int flags) {
   return status;
 }
 
-static PyBufferProcs exporter_buffer = {exporter_getbuffer, NULL};
+static PyType_Slot exporter_slots[] = {
+    {Py_tp_doc, "Base class that turns __buffer__(flags) -> memoryview into the buffer protocol."},
+    {Py_bf_getbuffer, exporter_getbuffer},
+    {Py_tp_new, PyType_GenericNew},
+    {0, NULL},
+};
 
-static PyTypeObject exporter_type = {
-    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "modelbox._core._objects.Exporter",
-    .tp_basicsize = sizeof(PyObject),
-    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
-    .tp_doc = "Base class that turns __buffer__(flags) -> memoryview into the buffer protocol.",
-    .tp_as_buffer = &exporter_buffer,
-    .tp_new = PyType_GenericNew,
+static PyType_Spec exporter_spec = {
+    .name = "modelbox._core._objects.Exporter",
+    .basicsize = sizeof(PyObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = exporter_slots,
 };
 
 /* ---- Core ------------------------------------------------------------------------------------------------- */
@@ -67,12 +71,12 @@ typedef struct core_object {
   void *place; /* writable bytes; NULL: a read-only view */
 } core_object;
 
-static PyTypeObject core_type;
+static PyTypeObject *core_type;
 
 /* Takes over the reference; NULL with an exception when there is none. */
 static PyObject *core_over(mb_buffer *buffer, void *place) {
   if (buffer == NULL) return no_memory();
-  core_object *self = PyObject_New(core_object, &core_type);
+  core_object *self = PyObject_New(core_object, core_type);
   if (self == NULL) {
     mb_buffer_unref(buffer);
     return NULL;
@@ -83,12 +87,19 @@ static PyObject *core_over(mb_buffer *buffer, void *place) {
 }
 
 static mb_buffer *buffer_of(PyObject *item) {
-  if (Py_IS_TYPE(item, &core_type)) return ((core_object *)item)->buffer;
-  PyErr_Format(PyExc_TypeError, "expected Core, not %s", Py_TYPE(item)->tp_name);
+  if (Py_IS_TYPE(item, core_type)) return ((core_object *)item)->buffer;
+  PyErr_Format(PyExc_TypeError, "expected Core, not %R", (PyObject *)Py_TYPE(item));
+  return NULL;
+}
+
+static PyObject *core_refuse(PyTypeObject *type, PyObject *arguments, PyObject *names) {
+  (void)type, (void)arguments, (void)names;
+  PyErr_SetString(PyExc_TypeError, "Core objects come from the functions of this module");
   return NULL;
 }
 
 static void core_dealloc(PyObject *object) {
+  PyTypeObject *type = Py_TYPE(object);
   core_object *self = (core_object *)object;
   if (mb_buffer_size(self->buffer) < UNLOCKED_SIZE) {
     mb_buffer_unref(self->buffer);
@@ -98,6 +109,7 @@ static void core_dealloc(PyObject *object) {
     Py_END_ALLOW_THREADS
   }
   PyObject_Free(object);
+  Py_DECREF(type);
 }
 
 static int core_getbuffer(PyObject *object, Py_buffer *view, int flags) {
@@ -106,8 +118,6 @@ static int core_getbuffer(PyObject *object, Py_buffer *view, int flags) {
   if (bytes == NULL) bytes = "";
   return PyBuffer_FillInfo(view, object, bytes, (Py_ssize_t)mb_buffer_size(self->buffer), self->place == NULL, flags);
 }
-
-static PyBufferProcs core_buffer = {core_getbuffer, NULL};
 
 static PyObject *core_size(PyObject *object, void *unused) {
   (void)unused;
@@ -216,15 +226,21 @@ static PyMethodDef core_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyTypeObject core_type = {
-    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "modelbox._core._objects.Core",
-    .tp_basicsize = sizeof(core_object),
-    .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_doc = "One buffer of the core; offers its bytes through the buffer protocol.",
-    .tp_dealloc = core_dealloc,
-    .tp_as_buffer = &core_buffer,
-    .tp_getset = core_attributes,
-    .tp_methods = core_methods,
+static PyType_Slot core_slots[] = {
+    {Py_tp_doc, "One buffer of the core; offers its bytes through the buffer protocol."},
+    {Py_tp_new, core_refuse},
+    {Py_tp_dealloc, core_dealloc},
+    {Py_bf_getbuffer, core_getbuffer},
+    {Py_tp_getset, core_attributes},
+    {Py_tp_methods, core_methods},
+    {0, NULL},
+};
+
+static PyType_Spec core_spec = {
+    .name = "modelbox._core._objects.Core",
+    .basicsize = sizeof(core_object),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = core_slots,
 };
 
 static PyObject *make_core(PyObject *module, PyObject *arguments) {
@@ -345,7 +361,7 @@ static PyObject *writer_make(PyTypeObject *type, PyObject *arguments, PyObject *
   if (!PyArg_ParseTuple(arguments, "OO", &owner, &address)) return NULL;
   mb_peer *peer = pointer(address);
   if (peer == NULL) return NULL;
-  writer_object *self = (writer_object *)type->tp_alloc(type, 0);
+  writer_object *self = (writer_object *)PyType_GenericAlloc(type, 0);
   if (self == NULL) return NULL;
   self->owner = Py_NewRef(owner);
   self->writer = mb_writer_new(peer);
@@ -360,7 +376,9 @@ static void writer_dealloc(PyObject *object) {
   writer_object *self = (writer_object *)object;
   mb_writer_free(self->writer);
   Py_XDECREF(self->owner);
-  Py_TYPE(object)->tp_free(object);
+  PyTypeObject *type = Py_TYPE(object);
+  PyObject_Free(object);
+  Py_DECREF(type);
 }
 
 static PyObject *writer_begin(PyObject *object, PyObject *unused) {
@@ -485,14 +503,19 @@ static PyMethodDef writer_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyTypeObject writer_type = {
-    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "modelbox._core._objects.Writer",
-    .tp_basicsize = sizeof(writer_object),
-    .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_doc = "Writer(peer, its address): makes messages of calls or results.",
-    .tp_new = writer_make,
-    .tp_dealloc = writer_dealloc,
-    .tp_methods = writer_methods,
+static PyType_Slot writer_slots[] = {
+    {Py_tp_doc, "Writer(peer, its address): makes messages of calls or results."},
+    {Py_tp_new, writer_make},
+    {Py_tp_dealloc, writer_dealloc},
+    {Py_tp_methods, writer_methods},
+    {0, NULL},
+};
+
+static PyType_Spec writer_spec = {
+    .name = "modelbox._core._objects.Writer",
+    .basicsize = sizeof(writer_object),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = writer_slots,
 };
 
 /* ---- reading ----------------------------------------------------------------------------------------------- */
@@ -688,12 +711,17 @@ static PyMethodDef functions[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "_objects", "Core objects and messages.", -1, functions, NULL, NULL, NULL, NULL};
 
+/* Adds a type; what is returned is the module's. */
+static PyTypeObject *add_type(PyObject *module, PyType_Spec *spec) {
+  PyObject *type = module != NULL ? PyType_FromSpec(spec) : NULL;
+  if (type != NULL && PyModule_AddObject(module, strrchr(spec->name, '.') + 1, type) < 0) Py_CLEAR(type);
+  return (PyTypeObject *)type;
+}
+
 PyMODINIT_FUNC PyInit__objects(void) {
   PyObject *module = PyModule_Create(&definition);
-  PyTypeObject *types[] = {&exporter_type, &core_type, &writer_type};
-  for (size_t at = 0; module != NULL && at < sizeof types / sizeof *types; at++) {
-    if (PyModule_AddType(module, types[at]) < 0) Py_CLEAR(module);
-  }
-  if (module != NULL && PyModule_AddFunctions(module, mb_block_functions) < 0) Py_CLEAR(module);
+  core_type = add_type(module, &core_spec);
+  bool good = core_type != NULL && add_type(module, &exporter_spec) != NULL && add_type(module, &writer_spec) != NULL;
+  if (!good || PyModule_AddFunctions(module, mb_block_functions) < 0) Py_CLEAR(module);
   return module;
 }

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from modelbox._core import _native
+from modelbox._core import LIBRARY
 from modelbox.errors import DriverError
 from modelbox.spec import FlowType, OptionSpec, PortSpec, UnitKind, UnitSpec, one_role
 
@@ -284,7 +284,7 @@ def _key(path: str) -> list[int]:
 
 def _core() -> list[int]:
     """Tells builds of the core apart: another one may describe, or refuse, other libraries."""
-    return _key(str(_native.__file__))
+    return _key(str(LIBRARY))
 
 
 def _unsafe(path: str) -> str:

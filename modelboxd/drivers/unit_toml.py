@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import re
 import tomllib
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from modelboxd.graph.types import is_type_name
 
 log = logging.getLogger(__name__)
 
+PYTHON_DEVICES = ("cpu", "cuda")
 OTHER_KINDS = ("java", "c++")  # of ModelBox; not run here
 KINDS = {
     "python": UnitKind.PYTHON,
@@ -34,7 +36,7 @@ MODEL_OPTIONS = (
     OptionSpec("inter_op_num_threads", "int", "0", description="branches of a model that run at once; 0 = one"),
 )
 KEYS = (
-    *("name", "type", "virtual_type", "device", "version", "description", "entry", "group_type"),
+    *("name", "type", "virtual_type", "device", "version", "description", "entry", "group_type", "python"),
     *("stream", "condition", "expand", "collapse", "collapse_all", "loop", "exception_visible"),
     *("max_batch_size", "default_batch_size", "stream_same_count", "is_input_contiguous"),
 )
@@ -124,8 +126,9 @@ class _Reader:
                 raise self.fail(f"base.{key} is missing", hint=self._example(key))
         if not _VERSION.match(self.word("version")):
             raise self.fail(f"base.version = {self.word('version')!r} is not of the form 1.0.0", "version")
-        if self.kind is UnitKind.PYTHON and self.word("device") != "cpu":
-            raise self.fail(f"base.device = {self.word('device')!r}: Python units run on cpu", "device")
+        if self.kind is UnitKind.PYTHON and self.word("device") not in PYTHON_DEVICES:
+            text = f"base.device = {self.word('device')!r}: Python units run on {' or '.join(PYTHON_DEVICES)}"
+            raise self.fail(text, "device")
         inputs, outputs = self._ports("input"), self._ports("output")
         if not inputs and not outputs:
             raise self.fail("the unit has neither [input] nor [output]")
@@ -161,6 +164,8 @@ class _Reader:
             types=self._types(),
             virtual_type=self.word("virtual_type"),
             life=self._life(),
+            python=self._python(),
+            environment=self._environment(),
             config=dict(_flat(self._section("config"))),
             base={key: value for key, value in self.data.items() if key not in ("base", "config")},
         )
@@ -237,6 +242,25 @@ class _Reader:
         elif self.kind is UnitKind.INFERENCE:
             return str((self.path.parent / entry).resolve())
         return entry
+
+    def _python(self) -> str:
+        """The interpreter: an absolute path, or one from the TOML's directory on."""
+        word = self.word("python")
+        if not word or self.kind is not UnitKind.PYTHON:
+            return ""
+        if "/" not in word:
+            raise self.fail(f"base.python = {word!r} is no path", "python", 'such as "/opt/venv/bin/python"')
+        # Not resolved: a venv is known by the path of its own link.
+        return os.path.normpath(self.path.parent.absolute() / Path(word).expanduser())
+
+    def _environment(self) -> tuple[tuple[str, str], ...]:
+        section = self._section("environment") if self.kind is UnitKind.PYTHON else {}
+        for name, value in section.items():
+            if not name or "=" in name or "\0" in f"{name}{value}" or isinstance(value, (dict, list)):
+                where = Where(str(self.path), key_line(self.file_text, "environment", name))
+                message = f"environment.{name} is no variable with a text"
+                raise DriverError(message, where=where, hint='such as OMP_NUM_THREADS = "4"')
+        return tuple((name, plain_text(value)) for name, value in section.items())
 
     def _section(self, key: str) -> dict[str, Any]:
         section = self.data.get(key, {})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelbox._core import ffi, lib
 from modelbox._core.memory import check, new_error
-from modelbox.errors import DriverError, GraphError
+from modelbox.errors import DriverError, GraphError, UnitError, Where
 from modelbox.spec import UnitKind, UnitSpec
 from modelboxd.engine.builtin import BuiltinStep
 from modelboxd.engine.clock import Clock, IoClock
@@ -28,8 +28,10 @@ from modelboxd.engine.source import EntryStep, SourceStep
 from modelboxd.engine.step import Step
 from modelboxd.engine.unit import BuiltinUnit, Services, SinkUnit, SourceUnit
 from modelboxd.engine.worker import WorkerStep
+from modelboxd.graph.keys import key_line
 from modelboxd.graph.life import Life
 from modelboxd.graph.model import Endpoint
+from modelboxd.workers import interpreter
 
 if TYPE_CHECKING:
     from modelbox._core.memory import Pool
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PATIENCE_S = 1e8  # units in this process: a debugger may hold open()
+NO_LIMITS = Life(heartbeat_timeout_ms=0, orphan_timeout_ms=0, restart="never", max_restarts=0)
 SOURCE_BYTES = 64 << 20  # data of a source in Python that waits for its calls, where queue_bytes says nothing
 
 
@@ -61,7 +65,7 @@ class Engine:
         executor: Executor,
         pool: Pool,
         io: IoThread,
-        workers: Callable[[], WorkerPool],
+        workers: Callable[[str], WorkerPool],
         *,
         listeners: Any = None,
         cpus: int = 1,
@@ -71,13 +75,13 @@ class Engine:
         inference: Mapping[str, UnitSpec] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`workers` makes the worker pool when the first Python node needs it; `builtins` are classes of
+        """`workers` makes the worker pool of an interpreter when its first node needs it; `builtins` are classes of
         built-in units by name that need no file; `inference` says which built-in unit runs a virtual_type."""
         self.executor = executor
         self.pool = pool
         self.io = io
         self._make_workers = workers
-        self._workers: WorkerPool | None = None
+        self._workers: dict[str, WorkerPool] = {}  # by interpreter
         self._listeners = listeners
         self._cpus = cpus
         self._job_settings = job_settings or JobSettings()
@@ -213,26 +217,43 @@ class Engine:
     def _start_workers(
         self, job: str, node: model.Node, on_room: Callable[[], None], on_external: External | None = None
     ) -> WorkerGroup:
-        with self._lock:
-            if self._workers is None:
-                self._workers = self._make_workers()
+        pool = self._worker_pool(node.unit)
         defaults = self._worker_settings
-        return self._workers.start_group(
+        inside = not defaults.life.workers and not node.unit.python  # all in this process, one after the other
+        return pool.start_group(
             node.unit,
             node.name,
             job,
             node.options,
-            open_timeout_s=defaults.open_timeout_s,
-            life=defaults.life.having(node.life),
+            open_timeout_s=PATIENCE_S if inside else defaults.open_timeout_s,
+            life=NO_LIMITS if inside else replace(defaults.life, workers=defaults.life.workers or 1).having(node.life),
             on_room=on_room,
             on_external=on_external,
-            room=(node.queue_size_external, node.queue_bytes or SOURCE_BYTES),
+            room=(0, 0) if node.drop else (node.queue_size_external, node.queue_bytes or SOURCE_BYTES),
+            device_ids=[part.strip() for part in node.device_id.split(",") if part.strip()],
         )
+
+    def _worker_pool(self, unit: UnitSpec) -> WorkerPool:
+        """The pool of the unit's interpreter. Raises UnitError when that cannot run workers."""
+        python = unit.python or sys.executable
+        with self._lock:
+            if python not in self._workers:
+                if unit.python:
+                    self._check_interpreter(unit)
+                self._workers[python] = self._make_workers(python)
+            return self._workers[python]
+
+    def _check_interpreter(self, unit: UnitSpec) -> None:
+        try:
+            log.info("%s: units run in %s (%s)", unit.path, unit.python, interpreter.check(unit.python))
+        except UnitError as error:
+            where = Where(unit.path, key_line(Path(unit.path).read_text(encoding="utf-8-sig"), "base", "python"))
+            raise UnitError(f"unit '{unit.name}': base.python: {error.message}", where=where, hint=error.hint) from None
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Ends the worker processes. Jobs must be stopped."""
-        if self._workers is not None:
-            self._workers.close(timeout_s)
+        for pool in self._workers.values():
+            pool.close(timeout_s)
 
 
 def _lane(target: Step, source: Endpoint, end: Endpoint) -> int:

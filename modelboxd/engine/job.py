@@ -54,6 +54,7 @@ class JobSettings:
     drain_timeout_s: float = 30.0  # stop(): how long sessions under way may take
     close_timeout_s: float = 5.0  # how long the units may take to close
     session_timeout_s: float = 0.0  # how long a session may take, 0 = no limit
+    session_bytes: int = 64 << 20  # the values that the Python units of a session share
     max_queue_bytes: int = (
         0  # data that may wait in the queues of the job, before its sources are stopped; 0 = no limit
     )
@@ -395,8 +396,11 @@ class Job:
         for source in self.sources:
             source.forget(session)
         self._notify_end(session)
-        if session.workers:
-            workers, session.workers = session.workers, None
+        if session.workers or session.values is not None:
+            workers, session.workers = session.workers or set(), None
+            if session.values is not None:
+                workers |= session.values.workers()
+                session.values = None
             number = session.number
 
             def forget() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from modelbox._core import lib
@@ -36,6 +37,8 @@ class PythonSourceStep(WorkerStep):
         self._sessions: dict[tuple[Worker, int], ExternalDoor] = {}
         self._numbers: dict[Session, tuple[Worker, int]] = {}
         self._failed: set[tuple[Worker, int]] = set()  # sessions that failed before the unit closed them
+        self._drop = nodes[0].drop
+        self._arrived_lists: deque[tuple[Feed, CoreList]] = deque()  # drop = oldest: in the order of their coming
 
     def open(self) -> None:
         self._group = self.job.start_workers(self.node, self._on_room, self._arrives)
@@ -93,7 +96,28 @@ class PythonSourceStep(WorkerStep):
             self.push(stream, 0, None, False)
             feed = self.feeds[stream]
             feed.state = worker
+        if self._drop and not self._make_room(items.count):
+            self.stats.dropped += items.count
+            return
         self.push(stream, 0, items, False)
+        if self._drop == "oldest":
+            self._arrived_lists.append((feed, items))
+
+    def _make_room(self, count: int) -> bool:
+        """Whether so many values more may wait; with drop = oldest those that wait longest give way (lock held)."""
+        order = self._arrived_lists
+        while order and (self.counts[0] + count > self.capacity[0] or not _waits(*order[0])):
+            feed, items = order.popleft()
+            if _waits(feed, items):
+                feed.queues[0].popleft()
+                feed.avail[0] -= items.count
+                self.counts[0] -= items.count
+                self.bytes -= items.bytes
+                self.job.bytes -= items.bytes
+                self.stats.dropped += items.count
+        if len(order) > 2 * self.capacity[0]:  # lists of other sessions that have long gone stand behind one that waits
+            self._arrived_lists = deque(entry for entry in order if _waits(*entry))
+        return self._drop == "oldest" or not self.counts[0] or self.counts[0] + count <= self.capacity[0]
 
     def _leave(self, door: ExternalDoor) -> None:
         if self._sessions.pop((door.worker, door.number), None) is not None:
@@ -123,8 +147,14 @@ class PythonSourceStep(WorkerStep):
     def forget(self, session: Session) -> None:
         """The session is over (lock held)."""
         worker, number = self._numbers.pop(session, (None, 0))
-        if worker is not None and session.dead:
+        # With drop all of its lists may be lost: then the unit's end hears of the session here only.
+        if worker is not None and (session.dead or self._drop):
             self.job.after.append(lambda: worker.end_sessions([FAILED_SOURCE | number]))
+
+
+def _waits(feed: Feed, items: CoreList) -> bool:
+    """Whether the list is the next one of its feed."""
+    return bool(feed.queues[0]) and feed.queues[0][0] is items
 
 
 class ExternalDoor:

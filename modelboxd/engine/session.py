@@ -12,10 +12,12 @@ import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from modelbox.errors import ModelBoxError
+from modelbox.errors import ModelBoxError, UnitError
+from modelboxd.workers.values import SessionValues
 
 if TYPE_CHECKING:
     from modelboxd.engine.job import Job
+    from modelboxd.workers.process import Worker
 
 _numbers = itertools.count(1)
 # A version 4 UUID in form: random per process, then the session's number. Unique, and far cheaper than uuid4().
@@ -74,6 +76,7 @@ class Session:
         "on_end",
         "on_output",
         "private",
+        "values",
         "workers",
     )
 
@@ -94,7 +97,8 @@ class Session:
         self.holders: set[Holder] = set()
         self.dead = False  # failed or cancelled: its data is dropped wherever it turns up
         self.ended = False
-        self.workers: set[Any] | None = None  # workers that keep private data of this session
+        self.workers: set[Any] | None = None  # workers that know this session
+        self.values: SessionValues | None = None  # what its Python units share
 
     def release(self, holder: Holder) -> None:
         """`holder` is done; the last one ends the session (lock held)."""
@@ -103,6 +107,15 @@ class Session:
             self.job.end_locked(self)
         if self.job.held:
             self.job.ask_held_locked()
+
+    def take_values(self, worker: Worker, writes: int, items: Any) -> None:
+        """A call has set values of this session. Raises ProtocolError when they are none. [I/O thread]"""
+        if self.values is None:
+            self.values = SessionValues(self.number, self.id, self.job.settings.session_bytes)
+        try:
+            self.values.take(worker, writes, items)
+        except UnitError as error:
+            self.cancel(UnitError(f"python worker {worker.name}: {error.message}", hint=error.hint))
 
     def cancel(self, reason: ModelBoxError) -> None:
         """Ends the session early; `reason` becomes its error. Later calls change nothing. [any thread]"""

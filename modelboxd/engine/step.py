@@ -450,11 +450,10 @@ class Step:
             feed = part.feed
             feed.busy -= 1
             self.kind.done(part)
-            if feed.events:
-                if feed.dead:
-                    self._abandon(feed)
-                else:
-                    self.mark(feed)
+            if feed.dead:
+                self._abandon(feed)  # also calls that were made and whose results nobody has taken
+            elif feed.events:
+                self.mark(feed)
         for part in work.parts:
             self._flush(part.feed)
 

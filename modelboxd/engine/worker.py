@@ -193,10 +193,22 @@ class WorkerStep(Step):
             self._finish(trip)
             return
         if trip.calls:
+            if isinstance(worker, Worker):
+                self._share(trip, worker)
             orders = [self._order(call, worker) for call in trip.calls]
             worker.submit(orders, lambda answers: self._arrived(trip, answers), trip.is_wanted)
         else:
             self._arrived(trip, [])
+
+    def _share(self, trip: Trip, worker: Worker) -> None:
+        """Sends what the worker does not know yet of values that other calls of the sessions have set."""
+        values = {call.session.values for call in trip.calls if call.session.values is not None}
+        if not values:
+            return
+        try:
+            worker.share(values)
+        except ModelBoxError as error:
+            self.fail_parts(trip.work.parts, error)
 
     def _pack_normal(self, trip: Trip) -> None:
         inputs = trip.work.inputs
@@ -216,6 +228,7 @@ class WorkerStep(Step):
         made = WorkerCall(call.number, call.begin, call.end, session.number, session.id, call.inputs, [])
         made.event = call.event
         made.cancelled = session.dead
+        made.owner = session
         if call.context is not None and call.begin:
             call.context.state = worker
         if call.input_metas is not None and any(call.input_metas):

@@ -26,7 +26,7 @@ ENGINE_ATTRS = {
 # Attributes that have a meaning on some nodes only: which units, in code and in words. On others they are options like
 # any other name.
 PLACED: dict[str, tuple[Callable[[UnitSpec], bool], str]] = {
-    "drop": (lambda unit: not unit.inputs and unit.kind is not UnitKind.PYTHON, "built-in sources and type=input"),
+    "drop": (lambda unit: not unit.inputs, "sources and type=input"),
     "exception_visible": (lambda unit: bool(unit.inputs), "nodes with inputs"),
     "loop_limit": (lambda unit: unit.loop, "loop units"),
     "input_type": (lambda unit: unit is INPUT, "type=input"),

@@ -164,7 +164,7 @@ class _Checker:
             queue_size_external=external or settings.get("queue_size_external") or defaults.queue_size_external,
             user_priority=attrs.number("priority", 1, 10) or 5,
             group=spec.group,
-            device_id=attrs.attrs["deviceid"].text if "deviceid" in attrs.attrs else "",
+            device_id=_device_id(attrs, unit),
             sources={port.name: [] for port in unit.inputs},
             targets={port.name: [] for port in unit.outputs},
             loop_limit=attrs.number("loop_limit", 1, MOST_ROUNDS) or LOOP_LIMIT,
@@ -307,3 +307,12 @@ class _Checker:
                 self.nodes[apart[0]].where,
                 "put separate pipelines into files of their own",
             )
+
+
+def _device_id(attrs: Attributes, unit: UnitSpec) -> str:
+    """The numbers of the unit's devices: of `deviceid`, or of its part of a `device` such as "cuda:0,1;cpu"."""
+    if "deviceid" in attrs.attrs:
+        return attrs.attrs["deviceid"].text.strip()
+    device = attrs.attrs["device"].text if "device" in attrs.attrs else ""
+    parts = [part.partition(":") for part in device.split(";")]
+    return next((numbers.strip() for kind, _, numbers in parts if kind.strip() == unit.device), "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from modelboxd.loop import IoThread
 from modelboxd.prints import NativeOutput
 from modelboxd.server.listener import Endpoints, Listeners
 from modelboxd.settings import Settings
+from modelboxd.workers.inside import Inside, InsidePool
 from modelboxd.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -120,7 +122,9 @@ class Runtime:
         self.executor.start()
         self.io = IoThread()
         self.io.start()
-        self._native_output = NativeOutput(self.io)
+        # Units inside this process print to the terminal, and a debugger talks there.
+        self.inside = Inside() if settings.python.workers == 0 else None
+        self._native_output = NativeOutput(self.io) if self.inside is None else None
         self.listeners = Listeners(self.io, close_timeout_s=CLOSE_S, bodies_limit=memory.bodies or there // 8)
         self._engine: Engine | None = None
         self._lock = threading.Lock()
@@ -144,17 +148,25 @@ class Runtime:
             self.executor,
             self.pool,
             self.io,
-            lambda: WorkerPool(self.io, self.pool),
+            self._make_workers,
             listeners=self.listeners,
             cpus=self.cpus,
             job_settings=JobSettings(
                 drain_timeout_s=self.settings.server.drain_timeout,
                 session_timeout_s=self.settings.engine.session_timeout,
                 max_queue_bytes=self.settings.engine.max_queue_bytes,
+                session_bytes=self.settings.python.session_bytes,
             ),
             worker_settings=WorkerSettings(python.open_timeout, python.life),
             inference=inference,
         )
+
+    def _make_workers(self, interpreter: str) -> WorkerPool:
+        if self.inside is None or interpreter != sys.executable:
+            return WorkerPool(self.io, self.pool, python=interpreter)
+        pool = InsidePool(self.io, self.pool)
+        pool.inside = self.inside
+        return pool
 
     def give_up_opening(self) -> None:
         """Workers that are opening end, and with them the wait for them."""
@@ -167,5 +179,6 @@ class Runtime:
             self._engine.close()
         if not self.executor.stop(CLOSE_S):
             log.warning("a unit did not return; its thread is left behind")
-        self._native_output.close()
+        if self._native_output is not None:
+            self._native_output.close()
         self.io.stop()

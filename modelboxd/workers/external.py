@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from modelbox.buffer import BufferList
-from modelbox.context import SessionContext
 from modelbox.errors import ModelBoxError
 from modelbox.flowunit import ExternalData
+from modelbox.session import SessionContext
 from modelbox.status import Status, StatusCode
 from modelboxd.workers import protocol
 from modelboxd.workers.protocol import Writer
@@ -30,11 +30,11 @@ OPEN = protocol.OPEN_SESSIONS
 class _Open:
     """A session of the unit, until it is closed and all that was sent has had its call."""
 
-    __slots__ = ("closed", "context", "failed", "joined", "sizes")
+    __slots__ = ("closed", "context", "failed", "joined", "sent", "sizes")
 
     def __init__(self) -> None:
         self.context = SessionContext("")
-        self.joined = self.closed = self.failed = False
+        self.sent = self.joined = self.closed = self.failed = False
         self.sizes: deque[int] = deque()  # bytes of each list that waits for its call
 
 
@@ -47,12 +47,13 @@ class Externals:
         self._send = send
         self._room = threading.Condition()
         self._lists = self._bytes = 0  # that wait for their calls
-        self._most_lists = self._most_bytes = 1
+        self._most_lists = self._most_bytes = 0
         self._last = 0
         self._open: dict[int, _Open] = {}
 
     def limit(self, lists: int, size: int) -> None:
-        """How many lists, and how many bytes in them, may wait for their process() calls."""
+        """How many lists, and how many bytes in them, may wait for their process() calls; 0: the daemon drops what is
+        too much."""
         self._most_lists, self._most_bytes = lists, size
 
     def open(self) -> ExternalData:
@@ -88,13 +89,15 @@ class Externals:
                 return Status(StatusCode.STATUS_INVALID, str(error))
             self._send(message)
             if items is not None:
+                opened.sent = True
+            if items is not None and self._most_lists:
                 opened.sizes.append(items.get_bytes())
                 self._lists += 1
                 self._bytes += opened.sizes[-1]
         return Status()
 
     def _is_full(self) -> bool:
-        return self._lists >= self._most_lists or self._bytes >= self._most_bytes
+        return bool(self._most_lists) and (self._lists >= self._most_lists or self._bytes >= self._most_bytes)
 
     def called(self, number: int, sessions: dict[int, SessionContext], session: int, session_id: str) -> None:
         """A call with a list of the unit's session `number` begins; `session` and `session_id` are the daemon's."""
@@ -134,7 +137,7 @@ class Externals:
 
     def _forget(self, number: int) -> None:
         opened = self._open[number]
-        if opened.closed and not opened.sizes:
+        if opened.closed and not opened.sizes and (opened.failed or opened.joined or not opened.sent):
             del self._open[number]
 
 

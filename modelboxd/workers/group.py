@@ -11,13 +11,14 @@ import json
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from modelbox.errors import ModelBoxError, UnitError, WorkerLostError
 from modelbox.spec import FlowType, UnitSpec
 from modelboxd.cpus import cpu_count
 from modelboxd.graph.life import AUTO, Life
+from modelboxd.workers import environment
 from modelboxd.workers.health import GroupStatus, WorkerState, WorkerStatus, memory_of, process_state
 from modelboxd.workers.process import Answer, External, Wanted, Worker
 from modelboxd.workers.protocol import WorkerCall, WorkerResult
@@ -31,13 +32,6 @@ log = logging.getLogger(__name__)
 RETRY_DELAY_S = 0.5  # when a worker could not be started at all, as while the python-master is being replaced
 CLOSE_LIMIT_S = 10.0  # how long a recycled worker may take to close its unit
 GONE_LIMIT_S = 10.0  # a killed process that is still there is told
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "OPENCV_FOR_THREADS_NUM",
-)
 
 
 class Refuser:
@@ -92,7 +86,9 @@ class WorkerGroup:
         on_room: Callable[[], None],
         on_external: External | None = None,
         room: tuple[int, int] = (0, 0),
+        device_ids: Sequence[str] = (),
     ) -> None:
+        self._device_ids = device_ids
         self._pool = pool
         self._on_external = on_external
         self._outputs = len(unit.outputs)
@@ -120,6 +116,8 @@ class WorkerGroup:
         self._order = json.dumps(
             {
                 "node": node,
+                "unit": unit.name,
+                "device": unit.device,
                 "toml": unit.path,
                 "entry": unit.entry,
                 "config": config,
@@ -177,8 +175,10 @@ class WorkerGroup:
         return worker
 
     def _spawn(self, worker: Worker) -> None:
-        share = str(max(1, cpu_count() // len(self._places)))
-        env = dict.fromkeys(THREAD_VARIABLES, share)
+        count = len(self._places)
+        env = environment.of_worker(
+            self._unit, worker.number, cpus=cpu_count(), workers=count, device_ids=self._device_ids
+        )
         self._pool.spawn(worker, self._order, f"modelbox: python-worker {worker.name}", env)
 
     # ---- replacing --------------------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from modelboxd.workers.title import set_title
+
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 END_LIMIT_S = 1.0  # how long the master waits for what it has killed, at its own end
 OOM_SCORE = "500"  # when memory is out, the kernel kills a worker before the daemon
@@ -41,7 +43,7 @@ def main() -> None:
     die_with(daemon, signal.SIGKILL)  # until it can end by itself
     sock = socket.socket(fileno=int(sys.argv[1]))
     sock.set_inheritable(False)
-    set_title("modelbox: python-master")
+    set_title("modelbox: python-master", "mb-master")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon decides; a terminal's ^C reaches all of us
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # What every worker needs, once, before the first fork.
@@ -59,12 +61,6 @@ def die_with(parent: int, number: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(0)
-
-
-def set_title(title: str) -> None:
-    import setproctitle
-
-    setproctitle.setproctitle(title)
 
 
 class Master:
@@ -206,9 +202,8 @@ def become_worker(master: Master, order: dict[str, Any], fds: list[int], parent:
         os.close(null)
         sys.stdout = open(1, "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
-        for key, value in order["env"].items():
-            os.environ.setdefault(key, value)
-        set_title(order["title"])
+        os.environ.update(order["env"])
+        set_title(order["title"], order["title"].rpartition("/")[2])
         faulthandler.enable(2, all_threads=False)  # a crash tells where it was
         from modelboxd.workers import worker
 

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -21,6 +21,7 @@ from modelbox.errors import UnitError
 from modelbox.spec import UnitSpec
 from modelboxd.graph.life import Life
 from modelboxd.loop import IoThread
+from modelboxd.workers import interpreter
 from modelboxd.workers.group import WorkerGroup
 from modelboxd.workers.process import External, Worker
 
@@ -62,13 +63,10 @@ class WorkerPool:
     def _start_master(self) -> None:
         self._ready.clear()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        env = dict(os.environ)
-        # Import path: the same modelbox as ours, wherever it lies.
-        root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        env["PYTHONPATH"] = os.pathsep.join(part for part in (root, env.get("PYTHONPATH", "")) if part)
+        env = interpreter.environment(self._python)
         env.setdefault("OPENBLAS_NUM_THREADS", "1")  # a thread of its own would not survive fork()
         env.setdefault("PYTHONUNBUFFERED", "1")
-        command = [self._python, "-m", self.master_module, str(theirs.fileno()), str(os.getpid())]
+        command = [*interpreter.command(self._python, self.master_module), str(theirs.fileno()), str(os.getpid())]
         self._master = self._keep_process(command, theirs.fileno(), env)
         theirs.close()
         ours.setblocking(False)
@@ -200,13 +198,15 @@ class WorkerPool:
         on_room: Callable[[], None],
         on_external: External | None = None,
         room: tuple[int, int] = (0, 0),
+        device_ids: Sequence[str] = (),
     ) -> WorkerGroup:
         """Starts the workers of a node; returns when every one has opened its unit. Raises UnitError.
 
         `on_room()` tells that a worker may take more, `on_external()` brings what a source unit sends; I/O thread.
-        `room`: how many lists of a source unit may wait for their calls, and how many bytes in them.
+        `room`: how many lists of a source unit may wait for their calls, and how many bytes in them; 0 = any
+        number. `device_ids`: GPUs of a unit for cuda, dealt out to the workers.
         """
-        group = WorkerGroup(self, unit, node, job, config, life, open_timeout_s, on_room, on_external, room)
+        group = WorkerGroup(self, unit, node, job, config, life, open_timeout_s, on_room, on_external, room, device_ids)
         group.start()
         return group
 

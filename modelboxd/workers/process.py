@@ -12,9 +12,10 @@ import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from modelbox import meta
 from modelbox._core.memory import Pool, address
 from modelbox.errors import ModelBoxError, OutOfMemoryError, TimedOutError, WorkerLostError
 from modelboxd.workers import checks, protocol
@@ -36,6 +37,7 @@ from modelboxd.workers.watchdog import Watchdog
 if TYPE_CHECKING:
     from modelboxd.graph.life import Life
     from modelboxd.loop import IoThread
+    from modelboxd.workers.values import SessionValues
 
 log = logging.getLogger(__name__)
 
@@ -209,6 +211,30 @@ class Worker:
         except ModelBoxError:
             writer.undo()
             raise
+
+    def share(self, values: Iterable[SessionValues]) -> None:
+        """Sends what this worker has not seen of the values of sessions. Raises ModelBoxError. [any thread]"""
+        with self._lock:
+            if not self.alive:
+                return
+            told = []
+            writer = self._writer
+            writer.begin()
+            try:
+                for one in values:
+                    told.append(one)
+                    news = one.news(self)
+                    if news is None:
+                        told.pop()
+                        continue
+                    writer.call(news[0], one.session, 0, one.session_id, [address(news[1])], None)
+                if told:
+                    self._send(writer.finish(protocol.VALUES, 0, len(told)))
+            except ModelBoxError:
+                writer.undo()
+                for one in told:
+                    one.unseen(self)
+                raise
 
     def end_sessions(self, numbers: list[int]) -> None:
         """Tells the worker that sessions have ended. [any thread]"""
@@ -399,6 +425,8 @@ class Worker:
             (result,) = reader.results()
             self.sources.arrived(result)
             self.on_external(self, result.number, result.outputs[0] if result.outputs else None)
+        elif kind == protocol.VALUES:
+            self._values(reader)
         elif kind == protocol.READY and not self.ready:
             reader.end()
             self.ready = True
@@ -436,6 +464,21 @@ class Worker:
         if self._release_timer is None:
             self._release_timer = self._io.loop.call_later(IDLE_RELEASE_S, self._release_idle)
         self.on_room()
+
+    def _values(self, reader: Reader) -> None:
+        """Calls have set values of their sessions."""
+        trip = self._trips.get(reader.sequence)
+        if trip is None:
+            raise ProtocolError("values that belong to no calls")
+        for result in reader.results():
+            if result.number >= len(trip.calls) or len(result.outputs) != 1 or not result.output_meta:
+                raise ProtocolError("values that belong to no call")
+            writes = meta.decode(result.output_meta[0]).get("writes")
+            if not isinstance(writes, int):
+                raise ProtocolError("values without their number")
+            owner = trip.calls[result.number].owner
+            if owner is not None:
+                owner.take_values(self, writes, result.outputs[0])
 
     def _release_idle(self) -> None:
         """Gives memory back that no message has taken along."""

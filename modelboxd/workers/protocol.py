@@ -12,6 +12,10 @@ A message is a header and a body; everything is little endian and padded to 8 by
     ARENA    u32 arena | u32 0, the memfd in the ancillary data
     GONE     count x u32 arenas that the sender has dropped
     SESSIONS count x u64 sessions that have ended; with FAILED_SOURCE: the unit's number of a source's failed session
+    VALUES   to a worker: count x call, values of its session that are new to it in one port; `stream` is how many of
+             the worker's own writes the daemon has seen. From a worker, before the RESULTS of the same sequence:
+             count x result, `status` is the number of a call whose session got the values in its one port; the stream
+             meta has "writes". See values.py
     EXTERNAL 1 x result: a list of a source unit for a new session; `status` is the unit's number for the session,
              no ports: its end
     LOG      u32 level | u32 line | file NUL text
@@ -29,12 +33,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelbox._core import ffi, lib, objects
 from modelbox._core.memory import Pool, address, new_error, new_list, own_list, raise_error
 from modelbox.errors import ModelBoxError, OutOfMemoryError, UnitError
 from modelbox.status import TEXTS, StatusCode
+
+if TYPE_CHECKING:
+    from modelboxd.workers.values import Owner
 
 CData = Any
 # (stream, session, flags, session id, Core objects per input port, stream metas per input port or None)
@@ -47,6 +54,7 @@ LOG_BODY = struct.Struct("<II")
 
 CALLS, RELEASE, ARENA, GONE, SESSIONS, STOP, OPEN, PULSE = 1, 2, 3, 4, 5, 6, 7, 8
 READY, FAILED, RESULTS, LOG, EXTERNAL = 16, 17, 18, 19, 20
+VALUES = 32
 
 LARGE = 1  # message flag
 # Call flags. EVENT: no input, it answers an event; CANCEL: the session failed, events that wait are dropped. The
@@ -74,7 +82,7 @@ class ProtocolError(ModelBoxError):
     """The other side sent something that makes no sense."""
 
 
-@dataclass(slots=True)
+@dataclass
 class WorkerCall:
     """One process() call for a worker."""
 
@@ -88,6 +96,7 @@ class WorkerCall:
     event: bool = False  # answers the event of its context that waits longest
     cancelled: bool = False  # the session failed: events that wait are dropped
     external: int = 0  # source: the unit's number for the session
+    owner: Owner | None = None  # the session, which takes the values that the call sets
 
     @property
     def flags(self) -> int:
@@ -96,7 +105,7 @@ class WorkerCall:
         return flags | (CANCEL if self.cancelled else 0) | self.external << 8
 
 
-@dataclass(slots=True)
+@dataclass
 class WorkerResult:
     """What came of one call."""
 

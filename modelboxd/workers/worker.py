@@ -14,7 +14,6 @@ import os
 import socket
 import sys
 import threading
-import traceback
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -25,13 +24,17 @@ from modelbox import meta
 from modelbox._core.memory import Pool
 from modelbox.buffer import BufferList
 from modelbox.configuration import Configuration
-from modelbox.context import DataContext, DataMeta, SessionContext, StreamState
+from modelbox.context import DataContext, DataMeta, StreamState
+from modelbox.device import Device
 from modelbox.errors import ModelBoxError
 from modelbox.flowunit import FlowUnit
+from modelbox.session import SessionContext
 from modelbox.status import Status, StatusCode
-from modelboxd.workers import heart, protocol
+from modelboxd.workers import heart, protocol, threads
 from modelboxd.workers.external import Externals
 from modelboxd.workers.protocol import HEADER, Arenas, Peer, ProtocolError, Reader, Writer, header_only
+from modelboxd.workers.sharing import Sharing
+from modelboxd.workers.trace import describe, tell
 
 BEGIN, END, EVENT, CANCEL = protocol.BEGIN, protocol.END, protocol.EVENT, protocol.CANCEL
 CONTINUE = StatusCode.STATUS_CONTINUE
@@ -53,6 +56,7 @@ class CallFailed(Exception):
 def run(sock: socket.socket) -> None:
     """Serves the daemon until it says STOP or goes away; ends the process."""
     code = 1
+    threads.limit()
     try:
         code = Worker(sock).serve()
     except (BrokenPipeError, ConnectionResetError):
@@ -69,13 +73,14 @@ class Worker:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.pool = Pool(arena_size=protocol.ARENA_SIZE, max_bytes=protocol.ARENA_BYTES, keep_bytes=64 << 20)
-        buffer_module.set_default_pool(self.pool)
         buffer_module.allow_pickle()
         self.peer = Peer(self.pool, private_maps=True)
         self.writer = Writer(self.peer)
         self.arenas = Arenas(self.peer)
         self.sending = threading.Lock()  # a source unit may send from threads of its own
         self.externals = Externals(self.peer, self.pool, self.send)
+        self.sharing = Sharing(self.peer, self.pool)
+        self.sections: tuple[str, ...] = ()  # of a session's configuration that are for this node
         self.incoming = bytearray(protocol.MESSAGE_LIMIT + HEADER.size)
         self.places = [self.incoming]
         self.unit = FlowUnit()  # until open()
@@ -90,6 +95,11 @@ class Worker:
         self.begun = 0.0  # when the call under way began, 0.0: none; read by the heart's thread
         self.streams: dict[int, StreamState] = {}
         self.sessions: dict[int, SessionContext] = {}
+        self.enter()
+
+    def enter(self) -> None:
+        """Makes this the worker that the SDK's functions of this process belong to."""
+        buffer_module.set_default_pool(self.pool)
         unit_log.set_sink(self.send_log)
 
     # ---- socket ----------------------------------------------------------------------------------------
@@ -131,32 +141,44 @@ class Worker:
 
     def serve(self) -> int:
         """The main loop; returns the exit code."""
-        while True:
-            reader = self.receive()
-            if reader is None:
-                return 0
-            if reader.kind == protocol.CALLS:
-                self.answer(reader)
-            elif reader.kind == protocol.RELEASE:
-                reader.release()
-            elif reader.kind == protocol.GONE:
-                self.peer.unmap(reader.words("I"))
-            elif reader.kind == protocol.SESSIONS:
-                self.forget(set(reader.words("Q")))
-            elif reader.kind == protocol.OPEN:
-                if not self.open(json.loads(reader.rest())):
-                    return 3
-            elif reader.kind == protocol.STOP:
-                self.close()
-                return 0
+        code = None
+        while code is None:
+            code = self.serve_one()
+        return code
+
+    def serve_one(self) -> int | None:
+        """Waits for a message and does what it says; the exit code when that was the last one."""
+        reader = self.receive()
+        if reader is None:
+            return 0
+        if reader.kind == protocol.CALLS:
+            self.answer(reader)
+        elif reader.kind == protocol.RELEASE:
+            reader.release()
+        elif reader.kind == protocol.GONE:
+            self.peer.unmap(reader.words("I"))
+        elif reader.kind == protocol.SESSIONS:
+            self.forget(set(reader.words("Q")))
+        elif reader.kind == protocol.VALUES:
+            self.sharing.receive(reader, self.sessions)
+        elif reader.kind == protocol.OPEN:
+            if not self.open(json.loads(reader.rest())):
+                return 3
+        elif reader.kind == protocol.STOP:
+            self.close()
+            return 0
+        return None
 
     def open(self, order: dict[str, Any]) -> bool:
         """Imports the unit, makes it, opens it; tells the daemon how it went."""
         self.node = order["node"]
         self.inputs, self.outputs = order["inputs"], order["outputs"]
         self.role, self.framed = order["role"], order["framed"]
+        self.sections = (f"flowunit.{order['unit']}.", f"node.{self.node}.")
         try:
             self.use(load_unit(order["toml"], order["entry"]))
+            # Whatever its number among those of the server, it is the only one that this process sees.
+            self.unit._device = Device(order["device"], "0")
             self.unit._external_data = self.externals.open if self.role == "source" else None
             self.externals.limit(*order["room"])
             result = self.unit.open(Configuration(order["config"]))
@@ -166,7 +188,7 @@ class Worker:
                 raise CallFailed(status.code(), _returned("open", status))
         except BaseException as error:
             if not isinstance(error, CallFailed):
-                unit_log.debug(traceback.format_exc())
+                tell(error)
             text = str(error) if isinstance(error, CallFailed) else describe(error, order["toml"])
             self.sock.send(header_only(protocol.FAILED, text.encode("utf-8", "replace")[:32768]))
             return False
@@ -206,7 +228,12 @@ class Worker:
             calls.reverse()
             self.held.clear()
             while calls:
-                self._answer_call(*calls.pop())  # nothing holds on to a call that was answered
+                self._answer_call(
+                    *calls.pop(), reader.count - len(calls) - 1
+                )  # nothing holds on to one that was answered
+            values = self.sharing.message(reader.sequence)
+            if values is not None:
+                self.send(values)
             message = writer.finish(protocol.RESULTS, reader.sequence, reader.count)
         except ProtocolError:
             raise
@@ -232,6 +259,7 @@ class Worker:
         session_id: str,
         cores: list[list[Any]],
         metas: list[bytes] | None,
+        index: int,
     ) -> None:
         self.begun = monotonic()
         if stream in self.held:
@@ -247,11 +275,11 @@ class Worker:
             if external is not None:
                 self.externals.called(flags >> 8, self.sessions, session, session_id)
         else:
-            inputs = {port: BufferList.over(items) for port, items in zip(self.inputs, cores, strict=True)}
+            inputs = {port: BufferList.over(items) for port, items in zip(self.inputs, cores)}  # noqa: B905 - also Python 3.9
         has_data = bool(cores) and len(cores[0]) > 0
         del cores
         outputs = {port: BufferList() for port in self.outputs}
-        context = DataContext(inputs, outputs, state, self.sessions, (session, session_id), external)
+        context = DataContext(inputs, outputs, state, self.sessions, (session, session_id), external, self.sections)
         if flags & EVENT and state.events:
             context._event = state.events.popleft()
             has_data = True
@@ -264,8 +292,11 @@ class Worker:
             status, text = error.status, str(error).encode("utf-8", "replace")[:16384]
             result_flags = error.flags
         except BaseException as error:
-            unit_log.debug(traceback.format_exc())
+            tell(error)
             status, text = StatusCode.STATUS_FAULT, describe(error).encode("utf-8", "replace")[:16384]
+        shared = self.sessions.get(session) if self.sessions else None
+        if shared is not None:
+            self.sharing.collect(index, shared, self.node)
         if text:
             # Behind the errors of a failed call stands what data_post() has given.
             results = [items.cores(self.pool) for items in outputs.values()] if flags & END else []
@@ -290,9 +321,7 @@ class Worker:
             state = StreamState(has_events=stream != 0 and self.role in WITH_EVENTS)
             state.session = session
             if metas is not None:
-                state.input_meta = {
-                    port: to_meta(block) for port, block in zip(self.inputs, metas, strict=True) if block
-                }
+                state.input_meta = {port: to_meta(block) for port, block in zip(self.inputs, metas) if block}  # noqa: B905
             if stream:
                 self.streams[stream] = state
         return state
@@ -406,22 +435,6 @@ def to_meta(block: bytes) -> DataMeta:
     return made
 
 
-def describe(error: BaseException, toml: str = "") -> str:
-    """One line: the exception and the innermost line of the user's own files."""
-    text = f"{type(error).__name__}: {error}".rstrip(": ").replace("\n", " | ")
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
-    own = (str(Path(__file__).resolve().parent), str(Path(buffer_module.__file__).resolve().parent))
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(own) and "importlib" not in frame.filename
-    ]
-    if frames:
-        return f"{text} ({frames[-1].filename}:{frames[-1].lineno})"
-    return f"{text} ({toml})" if toml else text
-
-
 def load_unit(toml: str, entry: str) -> FlowUnit:
     """The unit that `module@Class` beside the TOML names. Raises CallFailed with a sentence for the user."""
     import modelbox
@@ -430,6 +443,9 @@ def load_unit(toml: str, entry: str) -> FlowUnit:
     module_name, _, class_name = entry.partition("@")
     directory = str(Path(toml).parent)
     sys.path.insert(0, directory)
+    there = getattr(sys.modules.get(module_name), "__file__", None)
+    if there and Path(directory) not in Path(there).parents:  # of another unit in this process
+        del sys.modules[module_name]
     if not any((Path(directory) / name).exists() for name in (f"{module_name}.py", module_name)):
         with contextlib.suppress(ImportError, ValueError):
             if importlib.util.find_spec(module_name) is not None:

@@ -72,7 +72,7 @@ def test_cancelling_beside_a_call_that_runs(tmp_path: Path, where: str) -> None:
         "expand": (spec("expand", role="expand"), unit(threefold)),
         "collapse": (spec("collapse", role="collapse"), unit(together)),
     }
-    bench = Bench(units, make_workers=lambda: pools[0])
+    bench = Bench(units, make_workers=lambda python: pools[0])
     bench.io.start()
     pools.append(WorkerPool(bench.io, bench.pool))
     option = "" if where == "native" else f', pipe="{pipe}"'

@@ -92,7 +92,7 @@ def test_print_config_says_where_a_value_is_from(folder: Path) -> None:
     code, out, errors = modelbox("-c", str(folder / "modelbox.conf"), "--print-config")
     assert (code, errors) == (0, "")
     assert f'path = "{folder}/modelbox.log"  # {folder}/modelbox.conf:2\n' in out
-    assert "port = 1104\n" in out
+    assert "init_timeout = 720\n" in out
 
 
 def test_a_reader_that_stops_reading(folder: Path) -> None:

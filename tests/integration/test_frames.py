@@ -54,7 +54,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
     def start(units: dict[str, tuple[str, dict[str, Any]]], edges: str, *values: str, alone: bool = False) -> Any:
         pools: list[WorkerPool] = []
-        bench = Bench(specs(tmp_path, units), make_workers=lambda: pools[0])
+        bench = Bench(specs(tmp_path, units), make_workers=lambda _: pools[0])
         benches.append(bench)
         bench.io.start()
         pools.append(WorkerPool(bench.io, bench.pool))

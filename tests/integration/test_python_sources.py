@@ -94,7 +94,7 @@ def test_a_source_hears_that_its_session_has_failed(tmp_path: Path) -> None:
     failing = replace(write_unit(tmp_path, "failing", FAILING, stream=True), outputs=())
     units: dict[str, tuple[UnitSpec, None]] = {"s": (source, None), "f": (failing, None)}
     pools: list[WorkerPool] = []
-    bench = Bench(units, make_workers=lambda: pools[0])
+    bench = Bench(units, make_workers=lambda _: pools[0])
     bench.io.start()
     pools.append(WorkerPool(bench.io, bench.pool))
     job = bench.run(f'digraph g {{ s [flowunit=s, pipe="{pipe}"]; f [flowunit=f, record="{record}"]; s:out -> f:in }}')

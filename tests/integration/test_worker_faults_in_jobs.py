@@ -50,7 +50,7 @@ class Jobs:
             "normal": (write_unit(folder, "normal", UNIT), None),
             "stream": (write_unit(folder, "stream", UNIT, stream=True), None),
         }
-        self.bench = Bench(units, make_workers=lambda: pools[0])
+        self.bench = Bench(units, make_workers=lambda _: pools[0])
         self.bench.io.start()
         pools.append(WorkerPool(self.bench.io, self.bench.pool))
 

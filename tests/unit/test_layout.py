@@ -29,6 +29,7 @@ RANKS = {
     "modelboxd.tool": 8,
     "modelboxd.daemon": 8,
     "modelboxd.cli": 9,
+    "modelboxd.debug": 9,
     "modelboxd.__main__": 10,
 }
 

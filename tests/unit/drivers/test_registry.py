@@ -206,7 +206,7 @@ def test_python_toml(tmp_path: Path) -> None:
     [
         ('name = "py"', "", "py.toml: base.name is missing"),
         ('version = "1.0.0"', 'version = "1"', "py.toml:5: base.version = '1' is not of the form 1.0.0"),
-        ('device = "cpu"', 'device = "cuda"', "Python units run on cpu"),
+        ('device = "cpu"', 'device = "npu"', "Python units run on cpu or cuda"),
         ("input.input1", "input.input2", "the key input.input1 is not found (ports count from 1 without gaps"),
         ('type = "python"', 'type = "builtin"', 'base.type = "builtin" is for units of modelbox itself'),
         ('entry = "py@Py"', 'entry = "py@Py"\nstream = "maybe"', "base.stream = 'maybe' is not true or false"),

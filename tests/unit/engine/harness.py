@@ -173,7 +173,7 @@ class Bench:
         *,
         threads: int = 2,
         workers: Any = None,
-        make_workers: Callable[[], Any] | None = None,
+        make_workers: Callable[[str], Any] | None = None,
         settings: JobSettings | None = None,
         clock: FakeClock | None = None,
     ) -> None:
@@ -192,7 +192,7 @@ class Bench:
             self.executor,
             self.pool,
             self.io,
-            make_workers or (lambda: workers),
+            make_workers or (lambda python: workers),
             cpus=threads,
             job_settings=settings or JobSettings(drain_timeout_s=LIMIT_S, close_timeout_s=LIMIT_S),
             builtins={name: made for name, (_, made) in base.items() if made is not None},

@@ -137,7 +137,7 @@ def test_words() -> None:
 @pytest.mark.parametrize(
     ("attribute", "place"),
     [
-        ("drop=oldest", "built-in sources and type=input"),
+        ("drop=oldest", "sources and type=input"),
         ("loop_limit=5", "loop units"),
         ("input_type=match", "type=input"),
         ("output_type=never", "type=output"),

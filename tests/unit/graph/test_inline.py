@@ -276,7 +276,7 @@ def test_what_is_wrong_with_arguments(files: Files) -> None:
     assert [str(warning).split(": ", 1)[1] for warning in graph.warnings] == [
         "node 'g': unit sub has no option 'siz', it is ignored (did you mean 'size'?)",
         "node 'g': queue_size has no meaning on a graph, it is ignored (set it on a node inside: \"w.queue_size\")",
-        "node 'g': drop has no meaning here, it is ignored (it is for built-in sources and type=input)",
+        "node 'g': drop has no meaning here, it is ignored (it is for sources and type=input)",
     ]
 
 

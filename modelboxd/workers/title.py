@@ -1,0 +1,33 @@
+"""Names of processes for ps, top, gdb and py-spy: the whole title, and 15 characters of it for the kernel."""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import suppress
+from importlib.util import find_spec
+
+ROOM = "." * 120  # an argument that start.py drops: its place is for titles
+HAS_SETPROCTITLE = find_spec("setproctitle") is not None
+
+
+def set_title(title: str, name: str) -> None:
+    """Shows `title` as this process' command line, `name` as its main thread's."""
+    if HAS_SETPROCTITLE:
+        import setproctitle
+
+        setproctitle.setproctitle(title)
+    else:
+        _write_over_arguments(title)
+    with suppress(OSError), open("/proc/self/comm", "wb") as file:  # a sandbox may have no /proc
+        file.write(name.encode("utf-8", "replace")[:15])
+
+
+def _write_over_arguments(title: str) -> None:
+    """What ps shows is the memory of the arguments (proc(5), arg_start): they are written over."""
+    with suppress(OSError):
+        with open("/proc/self/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        start, end = int(fields[45]), int(fields[46])  # fields 48 and 49 of all
+        size = end - start
+        if size > 1:
+            ctypes.memmove(start, title.encode("utf-8", "replace")[: size - 1].ljust(size, b"\0"), size)
