@@ -27,7 +27,8 @@ sys.path.insert(0, str(TOP))
 
 from modelbox._core.memory import Pool  # noqa: E402
 from modelboxd.loop import IoThread  # noqa: E402
-from modelboxd.workers import pool as workers  # noqa: E402
+from modelboxd.workers import supervision  # noqa: E402
+from modelboxd.workers.pool import WorkerPool  # noqa: E402
 from tests.integration.workers import Caller, write_unit  # noqa: E402
 
 ECHO = """import _flowunit as modelbox
@@ -72,11 +73,11 @@ def main() -> int:
     parser.add_argument("count", type=int, nargs="?", default=10_000)
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    workers.FIRST_DELAY_S = workers.LAST_DELAY_S = 0.0  # what is measured here is not the waiting
+    supervision.FIRST_DELAY_S = supervision.LAST_DELAY_S = 0.0  # what is measured here is not the waiting
     io = IoThread()
     io.start()
     memory = Pool()
-    pool = workers.WorkerPool(io, memory)
+    pool = WorkerPool(io, memory)
     caller = Caller(pool, memory)
     rows: list[Row] = []
     lost = 0

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from modelbox._core import lib
 from modelbox._core.memory import Pool, new_list
 from modelbox.buffer import Buffer
+from modelboxd.graph.life import Life
 from modelboxd.workers.process import Worker
 from modelboxd.workers.protocol import HEADER, MAGIC, WorkerCall
 from tests.integration.hostile.worker import BUFFER, PORT, RESULT, memfd
@@ -70,7 +71,7 @@ class Io:
 
 def make(pool: Pool, answers: list[Any], said: list[str]) -> tuple[Worker, socket.socket]:
     """A worker that has started, with two calls under way, and its other end."""
-    worker = Worker("job/node#0", 0, Io(), pool, 0)  # type: ignore[arg-type]
+    worker = Worker("job/node#0", 0, Io(), pool, Life())  # type: ignore[arg-type]
     remote = worker.remote.dup()
     worker.started(1, b"{}")
     worker.ready, worker.outputs = True, 1

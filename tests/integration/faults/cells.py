@@ -27,6 +27,7 @@ from tests.integration.workers import Caller, write_unit
 
 LIMIT_S = 15.0  # what "within a bounded time" means on a busy machine; no cell needs more than about 2 s
 TIMEOUT_MS = 500
+HEARTBEAT_MS = 1000
 DATA = np.arange(20_000, dtype=np.uint8)  # too large to travel inside a message
 COPY = """import _flowunit as modelbox
 import numpy as np
@@ -41,8 +42,6 @@ FAULTS = (
     "closed socket", "half a message", "garbage",
 )  # fmt: skip
 BUSY = ("reading", "computing", "writing")  # states in which a call is under way
-# A worker that stands still without a call is found by the heartbeat alone.
-NEEDS_HEARTBEAT = {(state, "SIGSTOP") for state in STATES if state not in (*BUSY, "stopping")}
 # The call fails, the worker goes on.
 GOES_ON = {("computing", "exception"), ("computing", "out of memory")}
 
@@ -111,7 +110,11 @@ class Rig:
 
     def start(self, workers: int = 2, timeout_ms: int = TIMEOUT_MS) -> WorkerGroup:
         return self.caller.start(
-            self.unit, {"faults": str(self.folder)}, workers=workers, process_timeout_ms=timeout_ms
+            self.unit,
+            {"faults": str(self.folder)},
+            workers=workers,
+            process_timeout_ms=timeout_ms,
+            heartbeat_timeout_ms=HEARTBEAT_MS,
         )
 
     def whole(self, group: WorkerGroup, workers: int = 2) -> bool:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from modelboxd.workers import process
-from tests.integration.faults.cells import FAULTS, NEEDS_HEARTBEAT, Rig, cells, quick, run_cell, text_of
+from tests.integration.faults.cells import FAULTS, Rig, cells, quick, run_cell, text_of
 from tests.integration.faults.master import STATES
 
 
@@ -21,9 +21,6 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         rig = Rig(Path(folder))
         for cell in cells():
-            if cell in NEEDS_HEARTBEAT:
-                seconds[cell] = "heartbeat"
-                continue
             start = time.monotonic()
             try:
                 run_cell(rig, *cell)

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from modelboxd.workers import process
-from tests.integration.faults.cells import LIMIT_S, NEEDS_HEARTBEAT, Rig, cells, quick, run_cell, wait_until
+from tests.integration.faults.cells import LIMIT_S, Rig, cells, quick, run_cell, wait_until
 from tests.integration.faults.everywhere import hang_everywhere
 from tests.integration.faults.master import STATES
 from tests.integration.server import TOP
@@ -30,7 +30,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     process.EXIT_WAIT_S = before
 
 
-@pytest.mark.parametrize(("state", "fault"), [cell for cell in cells() if cell not in NEEDS_HEARTBEAT])
+@pytest.mark.parametrize(("state", "fault"), cells())
 def test_a_fault_costs_what_the_worker_held(rig: Rig, state: str, fault: str) -> None:
     run_cell(rig, state, fault)
 
