@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -64,7 +65,13 @@ class Api:
         tls = Tls(server.cert, server.key, client_ca=server.client_ca) if server.cert else None
         try:
             self._listening = self.runtime.listeners.acquire(
-                server.ip, server.port, "", self._handle, tls=tls, exclusive=True
+                server.ip,
+                server.port,
+                "",
+                self._handle,
+                tls=tls,
+                exclusive=True,
+                max_connections=min(server.max_connections, files_max() // 2),
             )
         except ConfigError as error:
             where = self.settings.origins.get("server.port")
@@ -214,6 +221,11 @@ def not_valid(errors: list[tuple[str, str]]) -> Problem:
     first = f"{errors[0][0] or 'the body'} {errors[0][1]}"
     more = {"errors": [{"pointer": place, "detail": text} for place, text in errors]}
     return Problem(422, "not_valid", first, more=more)
+
+
+def files_max() -> int:
+    """How many descriptors this process may have."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def shape_of(raw_path: str) -> Shape:

@@ -29,9 +29,11 @@ log = logging.getLogger(__name__)
 
 HELD_MAX = 1 << 16  # bytes of further requests that wait here; then the client has to wait
 METHODS = (b"POST ", b"GET ", b"PUT ", b"DELETE ")
+HEAD_MAX = 1 << 17  # bytes of a whole head
 HEAD_TOO_LARGE = error_answer(
     431, f"the request line or a header is longer than {LINE_MAX} bytes, or there are too many headers", close=True
 )
+TOO_MANY = error_answer(503, "too many connections, try again later", headers={"Retry-After": "1"}, close=True)
 LINGER_S = 2.0  # what a client sends after its answer is read for so long
 TRIES = 4  # turns of the loop
 _FOREVER_S = 1e8
@@ -122,6 +124,7 @@ class Connection(asyncio.Protocol):
         "_since",
         "_stopped",
         "_stopping",
+        "_tail",
         "_transport",
         "_tries",
     )
@@ -141,7 +144,8 @@ class Connection(asyncio.Protocol):
         self._lent = False  # aiohttp has it
         self._owed = 0  # bytes of the lent request that aiohttp must still get; -1: unknown
         self._tries = 0  # how often it is looked whether aiohttp waits, before it gets what came
-        self._partial = False  # aiohttp has a part of a head
+        self._partial = 0  # bytes of a part of a head that aiohttp has
+        self._tail = b""  # the last three of them
         self._since = 0.0  # since when nothing, or only a part of a head came; 0: from the next tick
 
     # ---- transport ------------------------------------------------------------------------------------------
@@ -201,6 +205,9 @@ class Connection(asyncio.Protocol):
     def _begin(self, data: bytes, fresh: bool) -> None:
         """Bytes from the beginning of a request; nothing is under way."""
         end = data.find(END) + len(END)
+        if end > HEAD_MAX:
+            self._turn_off(HEAD_TOO_LARGE)
+            return
         if end < len(END):
             if len(data) > LINE_MAX or not any(data.startswith(word) or word.startswith(data) for word in METHODS):
                 self._lend(data, None)  # it may say what is wrong before the end
@@ -342,18 +349,29 @@ class Connection(asyncio.Protocol):
         if self._owed >= 0:  # more than was owed is a request that aiohttp has: it then keeps the connection
             self._owed = max(self._owed - len(data), -1)
         was_partial = self._partial
-        idle = fresh or other.is_idle()
+        idle = fresh or bool(was_partial) or other.is_idle()
+        if idle and self._is_beyond(data):  # aiohttp before 3.13 does not count headers
+            self._turn_off(HEAD_TOO_LARGE)
+            return
         try:
             other.data_received(data)
         except ValueError as error:  # before 3.9 the parser lets those of bad URLs out
             log.debug("no well-formed HTTP: %s", error)
             if idle:
-                self._refuse(400, "the request is not well-formed HTTP")
+                self._refuse(error_answer(400, "the request is not well-formed HTTP", close=True))
             self._end()
             return
-        self._partial = idle and not other.has_request()
+        self._partial = self._partial + len(data) if idle and not other.has_request() else 0
         if not (was_partial and self._partial):
             self._since = 0.0
+        self._tail = (self._tail + data[-3:])[-3:] if self._partial else b""
+
+    def _is_beyond(self, data: bytes) -> bool:
+        """Whether the head that `data` goes on with is too large."""
+        if self._partial + len(data) <= HEAD_MAX:
+            return False
+        end = (self._tail + data).find(END)
+        return end < 0 or self._partial - len(self._tail) + end > HEAD_MAX
 
     def _take_back(self, data: bytes) -> bool:
         """Whether the lent request is over and the connection ours again; if not, `data` is looked after."""
@@ -363,7 +381,7 @@ class Connection(asyncio.Protocol):
             self._feed(data)
         elif self._is_idle():
             if self._owed == 0:
-                self._lent = self._partial = False
+                self._lent, self._partial, self._tail = False, 0, b""
                 return True
             self._feed(data)
         else:  # aiohttp may have answered a moment ago, and is about to say that it waits
@@ -379,7 +397,7 @@ class Connection(asyncio.Protocol):
         if self._tries and not self._is_idle():
             self._port.loop.call_soon(self._try_again)
         elif self._owed == 0 and self._is_idle():
-            self._lent = self._partial = False
+            self._lent, self._partial, self._tail = False, 0, b""
             self._go_on()
         else:
             data, self._held = self._held, b""
@@ -396,19 +414,36 @@ class Connection(asyncio.Protocol):
         if busy or (self._lent and not (TELLS_IDLE and self._is_idle())):
             self._since = 0.0
             return
-        partial = self._partial if self._lent else bool(self._held)
+        partial = bool(self._partial if self._lent else self._held)
         limit = self._port.head_timeout_s if partial else self._port.keepalive_s
         if not self._since:
             self._since = now
         elif now - self._since >= limit > 0:
             if partial:
-                self._refuse(408, "the request did not arrive in time")
+                self._refuse(error_answer(408, "the request did not arrive in time", close=True))
             self._end()
 
-    def _refuse(self, status: int, message: str) -> None:
+    def is_waiting(self) -> bool:
+        """There is no whole request: nothing is lost when it ends."""
+        return not self._full and (TELLS_IDLE and self._is_idle() if self._lent else self._reply is None)
+
+    def turn_away(self) -> None:
+        """There is no room for this connection."""
+        self._turn_off(TOO_MANY)
+
+    def _turn_off(self, answer: Answer) -> None:
+        """The last answer to a client who may be sending."""
+        self._refuse(answer)
+        self._lent = False  # aiohttp gets no more of it
+        self._port.left(self)
+        if self._transport is not None and self._transport.can_write_eof():
+            self._linger()
+        else:
+            self._end()
+
+    def _refuse(self, answer: Answer) -> None:
         """The last answer of the connection, while nothing is under way."""
         if self._transport is not None:
-            answer = error_answer(status, message, close=True)
             self._transport.write(answer.headers.message(answer.status, answer.body, True))
 
     def stop(self) -> None:

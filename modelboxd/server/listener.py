@@ -90,7 +90,8 @@ class _Port:
         self.stopping = False
         self.web = web.Server(self._dispatch, handler_cancellation=True)
         self.server: asyncio.AbstractServer | None = None
-        self.connections: set[Connection] = set()
+        self.connections: dict[Connection, None] = {}  # in the order they came
+        self.max_connections = 0  # 0: no limit
         self._ticking = False
         self._reader: HeadReader | None = None
         self._heads: dict[bytes, Head] = {}
@@ -162,13 +163,17 @@ class _Port:
         return head
 
     def joined(self, connection: Connection) -> None:
-        self.connections.add(connection)
+        self.connections[connection] = None
+        if 0 < self.max_connections < len(self.connections):
+            # Whoever waits longest for nothing gives way, so that slow clients cannot keep others out.
+            others = (other for other in self.connections if other is not connection and other.is_waiting())
+            next(others, connection).turn_away()
         if not self._ticking:
             self._ticking = True
             self._tick_later()
 
     def left(self, connection: Connection) -> None:
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
 
     def _tick_later(self) -> None:
         limits = (self.keepalive_s, self.head_timeout_s, 4.0)
@@ -226,14 +231,17 @@ class Listeners:
         tls: Tls | None = None,
         keepalive_s: float = 200.0,
         exclusive: bool = False,
+        max_connections: int = 0,
     ) -> Route:
         """Binds the address if it is not ours yet and routes `prefix` (and what is below it) to `handler`, plain
-        requests to `direct` if there is one. Nobody else gets a route on an `exclusive` address.
+        requests to `direct` if there is one. Nobody else gets a route on an `exclusive` address. With
+        `max_connections` the port takes no more; those that wait for a request then give way.
 
         Not from the I/O thread. Raises ConfigError: port in use, prefix taken, bad certificate.
         """
         prefix = prefix.rstrip("/")
-        return self._io.run(self._acquire(host, port, prefix, handler, direct, tls, keepalive_s, exclusive))
+        made = self._acquire(host, port, prefix, handler, direct, tls, keepalive_s, exclusive, max_connections)
+        return self._io.run(made)
 
     async def _acquire(
         self,
@@ -245,12 +253,13 @@ class Listeners:
         tls: Tls | None,
         keepalive_s: float,
         exclusive: bool,
+        max_connections: int,
     ) -> Route:
         address = (host, port)
         there = self._ports.get(address) if port else None
         if there is None:
             made = there = _Port(self._io.loop, self.bodies, keepalive_s, self._head_timeout_s)
-            there.tls, there.exclusive = tls, exclusive
+            there.tls, there.exclusive, there.max_connections = tls, exclusive, max_connections
             context = tls.context() if tls else None
             try:
                 there.server = await self._io.loop.create_server(

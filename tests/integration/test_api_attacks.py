@@ -198,6 +198,22 @@ def test_slow_clients_do_not_stop_others(server: Server) -> None:
     lives(server)
 
 
+def test_too_many_connections(tmp_path: Path) -> None:
+    """Those that wait for nothing give way; those that are answered do not."""
+    server = Server(config="[server]\nmax_connections = 8\n", folder=tmp_path).ready()
+    socks = []
+    try:
+        for number in range(40):
+            socks.append(socket.create_connection(("127.0.0.1", server.api), LIMIT_S))
+            socks[-1].sendall(b"GET / HT" if number % 2 else b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nX: ")
+            assert server.ask("GET", "/v1/jobs")[0] == 200
+        assert socks[0].recv(65536).startswith(b"HTTP/1.1 503 ")
+    finally:
+        for sock in socks:
+            sock.close()
+        server.stop()
+
+
 def test_tokens(tmp_path: Path) -> None:
     secrets = {}
     for role in ("read", "operate", "admin"):
