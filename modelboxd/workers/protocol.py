@@ -219,12 +219,7 @@ class Reader:
             raise ProtocolError(ffi.string(error.message).decode(errors="replace"))
         if used[0] != len(self._data):
             raise ProtocolError("a large message that is too long")
-        buffer = items.items[0]
-        size = 0 if buffer == ffi.NULL else lib.mb_buffer_size(buffer)
-        if not 0 < size <= BODY_LIMIT:
-            raise ProtocolError(f"a body of {size} bytes")
-        # A private copy, since the sender could change shared memory while it is read.
-        self._data = bytes(ffi.buffer(lib.mb_buffer_data(buffer), size))
+        self._data = _large_body(items)
         self._at = 0
 
     def _read(self, read: Callable[..., list[Any]], count: int) -> list[Any]:
@@ -288,6 +283,18 @@ class Reader:
         """`count` numbers of one kind ("I" or "Q")."""
         size = self.count * struct.calcsize(f"<{layout}")
         return struct.unpack(f"<{self.count}{layout}", self._take(size))
+
+
+def _large_body(items: CData) -> bytes:
+    """A private copy of the body that a list refers to, since the sender could change shared memory while it is read.
+
+    `items` is an argument so that it outlives what points into it: see modelboxd/compiled.py.
+    """
+    buffer = items.items[0]
+    size = 0 if buffer == ffi.NULL else lib.mb_buffer_size(buffer)
+    if not 0 < size <= BODY_LIMIT:
+        raise ProtocolError(f"a body of {size} bytes")
+    return bytes(ffi.buffer(lib.mb_buffer_data(buffer), size))
 
 
 def header_only(kind: int, body: bytes = b"", *, count: int = 0, released: int = 0) -> bytes:
