@@ -9,12 +9,12 @@ APT := python3-dev python3-venv gcc g++ make libopencv-core-dev libopencv-imgpro
 C_FILES := $(shell find csrc flowunits benchmarks modelbox/_core -name '*.c' -o -name '*.h' -o -name '*.cc' -o -name '*.hpp')
 PIP := $(BIN)/pip --disable-pip-version-check -q
 
-.PHONY: help setup demo test lint format bench soak package docs clean units core c-test python-test
+.PHONY: help setup demo test lint format bench soak package docs clean units core compiled c-test python-test
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-setup: $(STAMPS)/install units ## install what is missing, build everything
+setup: $(STAMPS)/install $(STAMPS)/compiled units ## install what is missing, build everything
 
 $(STAMPS)/apt: Makefile
 	@mkdir -p $(STAMPS)
@@ -52,6 +52,17 @@ $(STAMPS)/install: $(STAMPS)/core packaging/checkout.py examples/text_detection/
 
 core: $(STAMPS)/core
 
+# Once. Whoever changes a source runs the .py files until `make compiled`, so nobody waits for this while working.
+$(STAMPS)/compiled: | $(STAMPS)/install
+	@echo "compiling the daemon's hot modules (about a minute)"
+	@$(BIN)/python packaging/compile.py >build/compile.log 2>&1 \
+	  || { tail -5 build/compile.log; echo "not compiled: the .py files run instead, slower"; }
+	@touch $@
+
+compiled: $(STAMPS)/install ## compile the daemon's hot modules anew, after a change of their sources
+	@$(BIN)/python packaging/compile.py
+	@touch $(STAMPS)/compiled
+
 units: $(STAMPS)/apt
 	@$(MAKE) -s -j2 -C flowunits
 
@@ -78,7 +89,7 @@ format: setup ## format all sources
 	@$(BIN)/ruff check --fix .
 	@clang-format -i $(C_FILES)
 
-bench: setup ## ratios against baselines that run in the same call
+bench: setup compiled ## ratios against baselines that run in the same call
 	@command -v wrk >/dev/null || [ "$$(id -u)" != 0 ] || apt-get install -y -qq --no-install-recommends wrk >build/apt.log
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 

@@ -104,6 +104,11 @@ def interleaved(times: int, *measures: Callable[[], float]) -> list[float]:
     return [statistics.median(column) for column in zip(*rows, strict=True)]
 
 
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` of them lie."""
+    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

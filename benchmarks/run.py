@@ -7,11 +7,7 @@ below 1 is better, since it is a time).
 from __future__ import annotations
 
 import argparse
-import mmap
-import os
 import signal
-import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,6 +20,7 @@ import numpy as np
 from common import TOP, Bench, free_port, interleaved, table, wait_port
 from kinds import kinds
 from ocr import ocr
+from trips import batches, cores, round_trip
 
 from modelbox._core import lib
 from modelbox._core.memory import new_list
@@ -87,107 +84,6 @@ def chain() -> list[Row]:
             ">= 0.50",
         )
     ]
-
-
-# ---- one array to Python and back ---------------------------------------------------------------------------
-
-UNIT = """
-import _flowunit as modelbox
-import numpy as np
-
-class AddOne(modelbox.FlowUnit):
-    def process(self, ctx):
-        out = ctx.output("out")
-        for buffer in ctx.input("in"):
-            result = modelbox.BufferList()
-            result.build([buffer.get_bytes()])
-            np.add(buffer.numpy(), 1, out=np.array(result[0], copy=False))
-            out.push_back(result[0])
-        return modelbox.Status.StatusCode.STATUS_SUCCESS
-"""
-TOML = """[base]
-name = "add_one"
-type = "python"
-device = "cpu"
-version = "1.0.0"
-description = "adds one"
-entry = "add_one@AddOne"
-stream = false
-[input]
-[input.input1]
-name = "in"
-[output]
-[output.output1]
-name = "out"
-"""
-
-
-def ping_pong(sock_fd: int, fd: int, size: int) -> None:
-    """The other process of the baseline: adds one from the first half of shared memory into the second."""
-    sock = socket.socket(fileno=sock_fd)
-    memory = np.frombuffer(mmap.mmap(fd, 2 * size), np.uint8)
-    while sock.recv(8):
-        np.add(memory[:size], 1, out=memory[size:])
-        sock.send(b"x" * 8)
-
-
-def round_trip() -> list[Row]:
-    """1 MB through a graph with one Python unit against a bare shared-memory ping-pong."""
-    rows = []
-    for size, goal in ((1 << 20, "<= 1.30"), (16, "")):
-        with tempfile.TemporaryDirectory() as scratch:
-            (Path(scratch) / "add_one.py").write_text(UNIT)
-            (Path(scratch) / "add_one.toml").write_text(TOML)
-            bench = Bench(
-                "s [flowunit=feeder]; u [flowunit=add_one]; t [flowunit=drain]; s:out -> u:in; u:out -> t:in",
-                [Path(scratch)],
-            )
-            array = np.zeros(size, np.uint8)
-            fd = os.memfd_create("baseline")
-            os.ftruncate(fd, 2 * size)
-            memory = np.frombuffer(mmap.mmap(fd, 2 * size), np.uint8)
-            ours_end, theirs_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            arguments = [str(theirs_end.fileno()), str(fd), str(size)]
-            command = [sys.executable, __file__, "--ping-pong", *arguments]
-            child = subprocess.Popen(command, pass_fds=[theirs_end.fileno(), fd])
-            theirs_end.close()
-
-            def engine() -> float:
-                times = []
-                for number in range(400):
-                    start = time.perf_counter()
-                    session, ended = bench.session()
-                    session.private["kept"] = None
-                    bench.entry.send(session, "out", [Buffer(None, array)], end=True)
-                    ended.wait()
-                    result = session.private["kept"].view()
-                    times.append(time.perf_counter() - start)
-                    assert result[-1] == 1
-                    del result, session
-                    if number == 99:
-                        times.clear()  # warm now
-                return statistics.median(times)
-
-            def bare() -> float:
-                times = []
-                for _ in range(300):
-                    start = time.perf_counter()
-                    memory[:size] = array
-                    ours_end.send(b"x" * 8)
-                    ours_end.recv(8)
-                    times.append(time.perf_counter() - start)
-                    assert memory[-1] == 1
-                return statistics.median(times)
-
-            ours, theirs = interleaved(ROUNDS, engine, bare)
-            ours_end.close()
-            child.wait()
-            bench.close()
-        name = f"{'1 MB' if size > 16 else '16 B'} to a Python unit and back, p50"
-        rows.append(
-            (name, f"{ours * 1e3:.3f} ms", f"shared memory {theirs * 1e3:.3f} ms", f"{ours / theirs:.2f}", goal)
-        )
-    return rows
 
 
 # ---- HTTP -------------------------------------------------------------------------------------------------------
@@ -329,7 +225,16 @@ def pictures() -> list[Row]:
 
 
 def main() -> None:
-    parts = {"chain": chain, "kinds": kinds, "round_trip": round_trip, "http": http, "pictures": pictures, "ocr": ocr}
+    parts = {
+        "chain": chain,
+        "kinds": kinds,
+        "round_trip": round_trip,
+        "batches": batches,
+        "cores": cores,
+        "http": http,
+        "pictures": pictures,
+        "ocr": ocr,
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[[], *parts], help="only these (default: all)")
     chosen = parser.parse_args().parts or list(parts)
@@ -341,9 +246,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--ping-pong"]:
-        ping_pong(*map(int, sys.argv[2:]))
-    elif sys.argv[1:2] == ["--opencv"]:
+    if sys.argv[1:2] == ["--opencv"]:
         opencv_loop(sys.argv[2], int(sys.argv[3]))
     else:
         main()

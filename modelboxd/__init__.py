@@ -1,0 +1,3 @@
+from modelboxd import compiled
+
+compiled.use()

@@ -70,7 +70,8 @@ class LineFormatter(logging.Formatter):
         text = one_line(text.rstrip())
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         name = _NAMES.get(record.levelname, record.levelname)
-        return f"[{stamp},{int(record.msecs):03d}][{name:<5}][{record.filename[-17:]}:{record.lineno}] {text}"
+        place = f"{record.filename[-17:]}:{record.lineno}" if record.lineno else record.filename  # 0: compiled
+        return f"[{stamp},{int(record.msecs):03d}][{name:<5}][{place}] {text}"
 
 
 class FileHandler(logging.handlers.RotatingFileHandler):

@@ -28,6 +28,7 @@ class IoThread:
     def __init__(self, name: str = "mb-io") -> None:
         self.loop = new_event_loop()
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self._ident = 0  # of the thread, while it runs
 
     def start(self) -> None:
         self._thread.start()
@@ -40,7 +41,7 @@ class IoThread:
 
     def is_current(self) -> bool:
         """True on the loop's own thread."""
-        return threading.get_ident() == self._thread.ident
+        return threading.get_ident() == self._ident
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Runs `function(*args)` on the loop soon. [any thread]"""
@@ -59,6 +60,7 @@ class IoThread:
             raise
 
     def _main(self) -> None:
+        self._ident = threading.get_ident()
         lib.mb_name_thread(self._thread.name.encode())
         asyncio.set_event_loop(self.loop)
         try:
@@ -71,3 +73,4 @@ class IoThread:
                 self.loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
+            self._ident = 0

@@ -156,13 +156,7 @@ class Pool:
 
 def packed_list(pool: Pool, data: bytes | bytearray, kind: int, meta: bytes) -> CData:
     """A list of one sealed buffer with these bytes, kind and meta block. Raises OutOfMemoryError."""
-    items = new_list(1)
-    error = ffi.new("mb_error *")
-    buffer = lib.mb_buffer_pack(pool.handle, ffi.from_buffer(data), len(data), kind, meta, len(meta), error)
-    if buffer == ffi.NULL:
-        raise_error(error)
-    lib.mb_list_push(items, buffer)
-    return items
+    return own_list(objects.pack_list(pool.address, data, kind, meta))
 
 
 _sink: Callable[[int, str], None] | None = None

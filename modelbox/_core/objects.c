@@ -345,6 +345,39 @@ static PyObject *to_list(PyObject *module, PyObject *cores) {
   return made;
 }
 
+static PyObject *pack_list(PyObject *module, PyObject *arguments) {
+  (void)module;
+  PyObject *address, *made = NULL;
+  Py_buffer data, meta;
+  int kind;
+  if (!PyArg_ParseTuple(arguments, "Oy*iy*", &address, &data, &kind, &meta)) return NULL;
+  mb_pool *pool = pointer(address);
+  mb_list *list = pool != NULL ? mb_list_new(1) : NULL;
+  if (pool != NULL && list == NULL) no_memory();
+  if (list != NULL) {
+    mb_error error = {0};
+    mb_buffer *buffer;
+    if (data.len < UNLOCKED_SIZE) {
+      buffer = mb_buffer_pack(pool, data.buf, (uint64_t)data.len, kind, meta.buf, (uint64_t)meta.len, &error);
+    } else {
+      Py_BEGIN_ALLOW_THREADS buffer =
+          mb_buffer_pack(pool, data.buf, (uint64_t)data.len, kind, meta.buf, (uint64_t)meta.len, &error);
+      Py_END_ALLOW_THREADS
+    }
+    if (buffer == NULL) {
+      fail(&error, 0);
+    } else if (mb_list_push(list, buffer) != 0) {
+      no_memory();
+    } else {
+      made = PyLong_FromVoidPtr(list);
+    }
+    if (made == NULL) mb_list_free(list);
+  }
+  PyBuffer_Release(&data);
+  PyBuffer_Release(&meta);
+  return made;
+}
+
 /* ---- Writer ------------------------------------------------------------------------------------------------ */
 
 typedef struct writer_object {
@@ -699,6 +732,8 @@ static PyMethodDef functions[] = {
     {"adopt", adopt, METH_O, "adopt(address): takes over a reference to an mb_buffer."},
     {"of_list", of_list, METH_O, "of_list(address): the buffers of an mb_list."},
     {"to_list", to_list, METH_O, "to_list(cores): the address of a new mb_list, which is yours."},
+    {"pack_list", pack_list, METH_VARARGS,
+     "pack_list(pool, data, kind, meta): the address of a new mb_list, which is yours, of one sealed buffer."},
     {"read_calls", read_calls, METH_VARARGS,
      "read_calls(peer, data, at, count, released): (stream, session, flags, session id, [[Core]], metas) per call"},
     {"read_results", read_results, METH_VARARGS,

@@ -144,27 +144,37 @@ class StreamKind(Kind):
         part.outputs = [concat(lists) if lists else new_list(0) for lists in outputs]
 
     def done(self, part: Part) -> None:
-        feed = part.feed
-        if feed.dead:  # nothing more is run for it, but its end where the unit has not heard of that
-            feed.ending = (part.end or feed.ending) and not (part.told or ends_in(part.pieces))
-            feed.rest = part.pieces = []
-            return
-        feed.rest = part.pieces + feed.rest
-        if part.end and (feed.events or feed.rest):
-            part.end, feed.ending = False, True
-        elif feed.ending and not (feed.events or feed.rest):
-            part.end, feed.ending = True, False
+        stream_done(part)
 
     def event_part(self, feed: Feed) -> Part:
-        if not feed.events:
-            pieces, feed.rest = feed.rest, []
-            return feed.take_event(pieces)
-        feed.events.popleft()
-        call = Call(feed.stream.session, [new_list(0) for _ in self.step.input_ports], feed, feed.stream.number)
-        call.event = True
-        call.end = feed.ending and not any(isinstance(piece, Call) for piece in feed.rest)
-        call.child = feed.child
-        return feed.take_event([call])
+        return stream_event_part(self.step, feed)
+
+
+def stream_done(part: Part) -> None:
+    """Kind.done() of units with one context per stream."""
+    feed = part.feed
+    if feed.dead:  # nothing more is run for it, but its end where the unit has not heard of that
+        feed.ending = (part.end or feed.ending) and not (part.told or ends_in(part.pieces))
+        feed.rest = part.pieces = []
+        return
+    feed.rest = part.pieces + feed.rest
+    if part.end and (feed.events or feed.rest):
+        part.end, feed.ending = False, True
+    elif feed.ending and not (feed.events or feed.rest):
+        part.end, feed.ending = True, False
+
+
+def stream_event_part(step: Step, feed: Feed) -> Part:
+    """Kind.event_part() of units with one context per stream."""
+    if not feed.events:
+        pieces, feed.rest = feed.rest, []
+        return feed.take_event(pieces)
+    feed.events.popleft()
+    call = Call(feed.stream.session, [new_list(0) for _ in step.input_ports], feed, feed.stream.number)
+    call.event = True
+    call.end = feed.ending and not any(isinstance(piece, Call) for piece in feed.rest)
+    call.child = feed.child
+    return feed.take_event([call])
 
 
 def ends_in(pieces: list[Piece]) -> bool:

@@ -36,20 +36,22 @@ class NativeNodes:
             raise
 
     def _open(self, job: Job, node: model.Node) -> Any:
-        unit = job.library_unit(node.unit)
-        keep = [
-            (ffi.new("char[]", key.encode()), ffi.new("char[]", value.encode())) for key, value in node.options.items()
-        ]
-        keys = ffi.new("char *[]", [key for key, _ in keep])
-        values = ffi.new("char *[]", [value for _, value in keep])
+        options = node.options.items()
+        texts = [(ffi.new("char[]", key.encode()), ffi.new("char[]", value.encode())) for key, value in options]
         error = new_error()
-        handle = lib.mb_node_open(
-            job.pool.handle, unit, node.name.encode(), keys, values, len(keep), node.batch_size, error
-        )
+        handle = self._open_with(job, node, texts, error)
         if handle == ffi.NULL:
             raise UnitError(ffi.string(error.message).decode(errors="replace"), where=node.where)
         lib.mb_node_set_level(handle, node.sees_errors, node.depth, node.out_depth)
         return handle
+
+    def _open_with(self, job: Job, node: model.Node, texts: list[tuple[Any, Any]], error: Any) -> Any:
+        """`texts` is an argument so that it outlives the call: see modelboxd/compiled.py."""
+        unit = job.library_unit(node.unit)
+        keys = ffi.new("char *[]", [key for key, _ in texts])
+        values = ffi.new("char *[]", [value for _, value in texts])
+        name = node.name.encode()
+        return lib.mb_node_open(job.pool.handle, unit, name, keys, values, len(texts), node.batch_size, error)
 
     def stats(self) -> list[Any]:
         """One mb_node_stats per node."""

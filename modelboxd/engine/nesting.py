@@ -13,7 +13,7 @@ from modelbox.errors import UnitError
 from modelboxd.engine.calls import Call, Passed, Piece, RuleBroken, passed_by, port_metas, results
 from modelboxd.engine.errors import all_seen, error_list, split
 from modelboxd.engine.feed import CoreList, Feed, Part, concat, slice_list
-from modelboxd.engine.kinds import ConditionKind, Kind, StreamKind, ends_in
+from modelboxd.engine.kinds import ConditionKind, Kind, StreamKind, ends_in, stream_done, stream_event_part
 from modelboxd.engine.meta import merge_metas
 from modelboxd.engine.session import Round, Stream
 
@@ -166,8 +166,11 @@ class StreamExpandKind(ExpandKind):
         feed.child = call.child
         return True
 
-    done = StreamKind.done
-    event_part = StreamKind.event_part
+    def done(self, part: Part) -> None:
+        stream_done(part)
+
+    def event_part(self, feed: Feed) -> Part:
+        return stream_event_part(self.step, feed)
 
 
 class CollapseKind(StreamKind):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from modelbox.errors import InternalError, ModelBoxError, UnitError
 from modelboxd.engine.builtin import BuiltinStep
@@ -35,6 +35,16 @@ class Delivery:
     def drop(self) -> None:
         """Holder: the session failed."""
         self.step.forget(self)
+
+
+class Deliveries(Work):
+    """What one turn of a sink step hands over."""
+
+    __slots__ = ("taken",)
+
+    def __init__(self, taken: deque[Delivery]) -> None:
+        super().__init__([], 0)
+        self.taken = taken
 
 
 class SinkStep(BuiltinStep):
@@ -80,11 +90,12 @@ class SinkStep(BuiltinStep):
         self._busy = True
         taken, self._waiting = self._waiting, deque()
         self.stats.runs += 1
-        return cast(Work, taken)  # only turn_inline() looks at it
+        return Deliveries(taken)
 
     def turn_inline(self, work: Work) -> None:
-        taken = cast("deque[Delivery]", work)
-        unit = cast("SinkUnit", self.unit)
+        assert isinstance(work, Deliveries)
+        taken, unit = work.taken, self._sink
+        assert unit is not None
         for delivery in taken:
             session = delivery.session
             if session.dead:

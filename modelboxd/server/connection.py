@@ -16,10 +16,10 @@ import socket
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
 
 from modelboxd.server.answer import Answer, Headers, error_answer
 from modelboxd.server.body import FULL, Bodies
+from modelboxd.server.handling import HEAD_TOO_LARGE, TELLS_IDLE, Handling
 from modelboxd.server.head import END, LINE_MAX, Head
 
 if TYPE_CHECKING:
@@ -30,15 +30,10 @@ log = logging.getLogger(__name__)
 HELD_MAX = 1 << 16  # bytes of further requests that wait here; then the client has to wait
 METHODS = (b"POST ", b"GET ", b"PUT ", b"DELETE ")
 HEAD_MAX = 1 << 17  # bytes of a whole head
-HEAD_TOO_LARGE = error_answer(
-    431, f"the request line or a header is longer than {LINE_MAX} bytes, or there are too many headers", close=True
-)
 TOO_MANY = error_answer(503, "too many connections, try again later", headers={"Retry-After": "1"}, close=True)
 LINGER_S = 2.0  # what a client sends after its answer is read for so long
 TRIES = 4  # turns of the loop
 _FOREVER_S = 1e8
-# aiohttp's connection says by these two that it waits for a request. Without them it keeps what it was lent.
-TELLS_IDLE = {"_waiter", "_messages"} <= set(getattr(web.RequestHandler, "__slots__", ()))
 
 
 class Direct(Protocol):
@@ -55,38 +50,6 @@ class Direct(Protocol):
 
     def run(self, reply: Reply, prepared: Any, body: bytes | bytearray) -> None:
         """The whole request is there."""
-
-
-class Handling(web.RequestHandler):
-    """aiohttp's connection. What clients do wrong is their affair: 400 as JSON, a line for those who debug."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if status >= 500 and not isinstance(exc, ConnectionError):  # before 3.9 it passes these on, too
-            log.error("internal error while answering %s", request.remote, exc_info=exc)
-        else:
-            log.debug("no well-formed HTTP from %s: %s", request.remote, message)
-        if isinstance(exc, LineTooLong) or "too many headers" in str(exc).lower():
-            return HEAD_TOO_LARGE.response()
-        text = "internal error" if status >= 500 else "the request is not well-formed HTTP"
-        return error_answer(status, text, close=True).response()
-
-    def is_idle(self) -> bool:
-        """Waits for a request, of which nothing or only a part of the head is there."""
-        waiter = getattr(self, "_waiter", None)
-        return waiter is not None and not waiter.done() and not self._messages
-
-    def has_request(self) -> bool:
-        """A head is there that was not looked at yet."""
-        waiter = getattr(self, "_waiter", None)
-        return bool(getattr(self, "_messages", None)) or (waiter is not None and waiter.done())
 
 
 class Port(Protocol):
@@ -106,7 +69,7 @@ class Port(Protocol):
     def left(self, connection: Connection) -> None: ...
 
 
-class Connection(asyncio.Protocol):
+class Connection:  # an asyncio.Protocol in form, not by name: a compiled class has no interpreted base
     """See above. [I/O thread]"""
 
     __slots__ = (

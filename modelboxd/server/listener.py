@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
 
@@ -263,7 +263,12 @@ class Listeners:
             context = tls.context() if tls else None
             try:
                 there.server = await self._io.loop.create_server(
-                    lambda: Connection(made), host, port, ssl=context, backlog=1024, reuse_address=True
+                    lambda: cast(asyncio.Protocol, Connection(made)),
+                    host,
+                    port,
+                    ssl=context,
+                    backlog=1024,
+                    reuse_address=True,
                 )
             except (OSError, OverflowError) as error:
                 reason = _reason(error)

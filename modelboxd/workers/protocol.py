@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from modelbox._core import ffi, lib, objects
@@ -82,21 +81,45 @@ class ProtocolError(ModelBoxError):
     """The other side sent something that makes no sense."""
 
 
-@dataclass
 class WorkerCall:
     """One process() call for a worker."""
 
-    stream: int  # 0: NORMAL, no stream
-    begin: bool  # data_pre() before
-    end: bool  # data_post() after
-    session: int
-    session_id: str
-    inputs: list[CData]  # mb_list * per input port
-    input_meta: list[bytes]  # stream meta per input port; read when begin
-    event: bool = False  # answers the event of its context that waits longest
-    cancelled: bool = False  # the session failed: events that wait are dropped
-    external: int = 0  # source: the unit's number for the session
-    owner: Owner | None = None  # the session, which takes the values that the call sets
+    __slots__ = (
+        "begin",
+        "cancelled",
+        "end",
+        "event",
+        "external",
+        "input_meta",
+        "inputs",
+        "owner",
+        "session",
+        "session_id",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        stream: int,
+        begin: bool,
+        end: bool,
+        session: int,
+        session_id: str,
+        inputs: list[CData],
+        input_meta: list[bytes],
+        external: int = 0,
+    ) -> None:
+        self.stream = stream  # 0: NORMAL, no stream
+        self.begin = begin  # data_pre() before
+        self.end = end  # data_post() after
+        self.session = session
+        self.session_id = session_id
+        self.inputs = inputs  # mb_list * per input port
+        self.input_meta = input_meta  # stream meta per input port; read when begin
+        self.event = False  # answers the event of its context that waits longest
+        self.cancelled = False  # the session failed: events that wait are dropped
+        self.external = external  # source: the unit's number for the session
+        self.owner: Owner | None = None  # the session, which takes the values that the call sets
 
     @property
     def flags(self) -> int:
@@ -105,20 +128,41 @@ class WorkerCall:
         return flags | (CANCEL if self.cancelled else 0) | self.external << 8
 
 
-@dataclass
 class WorkerResult:
     """What came of one call."""
 
-    outputs: list[CData]  # mb_list * per output port
-    error: ModelBoxError | None = None
-    output_meta: list[bytes] = field(default_factory=list)
-    keeps_session: bool = False
-    reason: str = "ProcessError"  # or "DataPreError": the second half of the error code
-    more: bool = False  # events wait in the call's context
-    skipped: bool = False  # not made, because an event of its context comes first
-    rule: bool = False  # the error fails the session
-    stops: bool = False  # the unit wants the job to stop
-    number: int = 0  # EXTERNAL: the unit's number for the session
+    __slots__ = (
+        "error",
+        "keeps_session",
+        "more",
+        "number",
+        "output_meta",
+        "outputs",
+        "reason",
+        "rule",
+        "skipped",
+        "stops",
+    )
+
+    def __init__(
+        self,
+        outputs: list[CData],
+        error: ModelBoxError | None = None,
+        *,
+        more: bool = False,
+        skipped: bool = False,
+        number: int = 0,
+    ) -> None:
+        self.outputs = outputs  # mb_list * per output port
+        self.error = error
+        self.output_meta: list[bytes] = []
+        self.keeps_session = False
+        self.reason = "ProcessError"  # or "DataPreError": the second half of the error code
+        self.more = more  # events wait in the call's context
+        self.skipped = skipped  # not made, because an event of its context comes first
+        self.rule = False  # the error fails the session
+        self.stops = False  # the unit wants the job to stop
+        self.number = number  # EXTERNAL: the unit's number for the session
 
 
 class Peer:
@@ -219,12 +263,7 @@ class Reader:
             raise ProtocolError(ffi.string(error.message).decode(errors="replace"))
         if used[0] != len(self._data):
             raise ProtocolError("a large message that is too long")
-        buffer = items.items[0]
-        size = 0 if buffer == ffi.NULL else lib.mb_buffer_size(buffer)
-        if not 0 < size <= BODY_LIMIT:
-            raise ProtocolError(f"a body of {size} bytes")
-        # A private copy, since the sender could change shared memory while it is read.
-        self._data = bytes(ffi.buffer(lib.mb_buffer_data(buffer), size))
+        self._data = _large_body(items)
         self._at = 0
 
     def _read(self, read: Callable[..., list[Any]], count: int) -> list[Any]:
@@ -288,6 +327,18 @@ class Reader:
         """`count` numbers of one kind ("I" or "Q")."""
         size = self.count * struct.calcsize(f"<{layout}")
         return struct.unpack(f"<{self.count}{layout}", self._take(size))
+
+
+def _large_body(items: CData) -> bytes:
+    """A private copy of the body that a list refers to, since the sender could change shared memory while it is read.
+
+    `items` is an argument so that it outlives what points into it: see modelboxd/compiled.py.
+    """
+    buffer = items.items[0]
+    size = 0 if buffer == ffi.NULL else lib.mb_buffer_size(buffer)
+    if not 0 < size <= BODY_LIMIT:
+        raise ProtocolError(f"a body of {size} bytes")
+    return bytes(ffi.buffer(lib.mb_buffer_data(buffer), size))
 
 
 def header_only(kind: int, body: bytes = b"", *, count: int = 0, released: int = 0) -> bytes:

@@ -13,6 +13,7 @@ RANKS = {
     "modelbox": 0,
     "modelboxd.systemd": 2,
     "modelboxd.background": 1,
+    "modelboxd.compiled": 0,
     "modelboxd.paths": 1,
     "modelboxd.cpus": 1,
     "modelboxd.loop": 1,
