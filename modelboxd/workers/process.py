@@ -227,7 +227,8 @@ class Worker:
                     if news is None:
                         told.pop()
                         continue
-                    writer.call(news[0], one.session, 0, one.session_id, [address(news[1])], None)
+                    number, items = news
+                    self._put_news(one, number, items)
                 if told:
                     self._send(writer.finish(protocol.VALUES, 0, len(told)))
             except ModelBoxError:
@@ -235,6 +236,10 @@ class Worker:
                 for one in told:
                     one.unseen(self)
                 raise
+
+    def _put_news(self, values: SessionValues, number: int, items: Any) -> None:
+        """`items` is an argument so that the list outlives the call: see modelboxd/compiled.py."""
+        self._writer.call(number, values.session, 0, values.session_id, [address(items)], None)
 
     def end_sessions(self, numbers: list[int]) -> None:
         """Tells the worker that sessions have ended. [any thread]"""
