@@ -240,9 +240,11 @@ def test_a_place_is_not_used_before_the_process_is_gone(
     group = start(process_timeout_ms=100)
     (worker,) = group.workers
     kills: list[int] = []
-    monkeypatch.setattr(worker, "kill", kills.append)  # as if the process took long to die
-    with pytest.raises(TimedOutError, match=r"did not answer within 0\.1 s \(process_timeout_ms\)"):
-        caller.call(group, "locked")
+    with monkeypatch.context() as patched:
+        # As if the process took long to die.
+        patched.setattr(signal, "pidfd_send_signal", lambda _, number: kills.append(number))
+        with pytest.raises(TimedOutError, match=r"did not answer within 0\.1 s \(process_timeout_ms\)"):
+            caller.call(group, "locked")
     assert kills == [signal.SIGKILL]
     assert states(group) == ["stuck"] and group.pick() is None
     assert group.workers == [worker] and is_there(worker.pid)
