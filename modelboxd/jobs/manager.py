@@ -37,7 +37,7 @@ from modelboxd.jobs.model import (
     is_lasting,
     problems_of,
 )
-from modelboxd.jobs.runtime import Runtime, check_dirs, plan_spec
+from modelboxd.jobs.runtime import CLOSE_S, Runtime, check_dirs, plan_spec
 from modelboxd.jobs.sources import Changes, Sources
 from modelboxd.jobs.store import JobStore, Stored
 from modelboxd.server.listener import Endpoints
@@ -177,11 +177,18 @@ class JobManager:
             self._store.close()
 
     def _stop_at_end(self, record: _Record) -> None:
-        running = record.running
-        if running is not None and running.job.state is engine_job.JobState.RUNNING:
-            record.state = State.STOPPING
-            _end(running.job)
-            record.state = State.STOPPED
+        # Whatever somebody does with it right now comes to its end first, but for a unit that takes long to open: that
+        # is given up when its workers end.
+        has_turn = record.busy.acquire(timeout=CLOSE_S)
+        try:
+            running = record.running
+            if running is not None and running.job.state is engine_job.JobState.RUNNING:
+                record.state = State.STOPPING
+                _end(running.job)
+                record.state = State.STOPPED
+        finally:
+            if has_turn:
+                record.busy.release()
 
     # ---- asked for ------------------------------------------------------------------------------------------------
 
@@ -478,6 +485,9 @@ class JobManager:
         endpoints = Endpoints(self.runtime.listeners, before.endpoints if before else None)
         job = self.runtime.make_job(record.id, plan, registry, endpoints)
         job.start()
+        if self.is_stopping:  # it was not among those that stop_all() found
+            job.stop(0.0)
+            raise ShutdownError("the service is stopping")
         endpoints.switch()
         log.info("job '%s' runs: %d nodes in %d steps", job.name, len(plan.graph.nodes), len(plan.steps))
         return _Running(job, plan, endpoints)
