@@ -153,6 +153,10 @@ class Step:
         """The worker processes of a Python node; None for others. [any thread]"""
         return None
 
+    def queued(self) -> tuple[int, int]:
+        """Values that wait in front of it, and their bytes. [any thread]"""
+        return max(self.counts, default=0), self.bytes
+
     def native_stats(self) -> list[Any]:
         """What the core has counted: an mb_node_stats per node of a native step. [any thread]"""
         return []
