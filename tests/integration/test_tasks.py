@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.integration.server import LIMIT_S, Server, write_graph
+from tests.integration.server import LIMIT_S, TOP, Server, write_graph
 from tests.integration.workers import write_unit
 
 # Texts in capitals; other data doubled; "gate" waits until somebody opens the other end of the pipe.
@@ -551,3 +551,21 @@ def test_webhooks_that_hang_stop_nobody(rigs: Any) -> None:
         assert rig.server.stop() == 0
     finally:
         receiver.close()
+
+
+# ---- the example -------------------------------------------------------------------------------------------------
+
+
+def test_the_example(tmp_path: Path) -> None:
+    server = Server(TOP / "examples/word_count/graph/word_count.toml", folder=tmp_path).ready()
+    try:
+        status, task, _ = server.ask(
+            "POST", "/v1/jobs/word_count/tasks", {"inputs": {"text": {"values": ["To be or not to be", [1], ""]}}}
+        )
+        assert status == 200
+        counts, wrong, empty = task["outputs"]["counts"]
+        assert json.loads(counts["text"]) == {"to": 2, "be": 2, "or": 1, "not": 1}
+        assert (wrong["error"]["node"], "this is no text" in wrong["error"]["detail"]) == ("count", True)
+        assert json.loads(empty["text"]) == {}
+    finally:
+        assert server.stop() == 0
