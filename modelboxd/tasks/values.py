@@ -140,7 +140,7 @@ def _object(given: dict[str, Any], at: str) -> Value:
     if unknown:
         raise _wrong(f"{at}/{unknown[0][:80]}", f"is not known beside {form}")
     dtype, shape = given.get("dtype"), given.get("shape")
-    if dtype is not None and dtype not in DTYPES:
+    if dtype is not None and not (isinstance(dtype, str) and dtype in DTYPES):
         raise _wrong(f"{at}/dtype", f"must be one of {', '.join(DTYPES)}")
     if shape is not None:
         shape = _shape(shape, f"{at}/shape")

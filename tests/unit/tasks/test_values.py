@@ -70,6 +70,7 @@ def test_many_values_of_one_node() -> None:
         ({"data": [300], "dtype": "uint8"}, "/inputs/in", "outside 0 to 255"),
         ({"data": [1e300], "dtype": "float32"}, "/inputs/in", "too large for float32"),
         ({"data": [1], "dtype": "float128"}, "/inputs/in/dtype", "must be one of"),
+        ({"data": [1], "dtype": ["int8"]}, "/inputs/in/dtype", "must be one of"),
         ({"data": [1, 2], "shape": [3]}, "/inputs/in", "2 elements, shape [3] needs 3"),
         ({"data": [1], "shape": [-1]}, "/inputs/in/shape", "whole numbers"),
         ({"base64": "!!"}, "/inputs/in/base64", "is not base64"),
