@@ -139,7 +139,7 @@ class Webhooks:
 
     async def _deliver(self, task: Task, hook: Hook) -> None:
         body = json.dumps(self._view(task)).encode()
-        host = urlsplit(hook.url).netloc
+        host = urlsplit(hook.url).netloc.lower()
         turns = self._hosts.setdefault(host, asyncio.Semaphore(PER_HOST))
         for delay in (*self._delays_s, None):
             async with turns:
