@@ -20,6 +20,7 @@ import numpy as np
 from common import TOP, Bench, free_port, interleaved, table, wait_port
 from kinds import kinds
 from ocr import ocr
+from tasks import tasks
 from trips import batches, cores, round_trip
 
 from modelbox._core import lib
@@ -234,6 +235,7 @@ def main() -> None:
         "http": http,
         "pictures": pictures,
         "ocr": ocr,
+        "tasks": tasks,
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[[], *parts], help="only these (default: all)")

@@ -29,6 +29,7 @@ TOP = Path(__file__).resolve().parents[1]
 GROUP = "modelboxd__mypyc"  # the library that has the code of all; the others are doors to it
 # All that a buffer passes on its way through the daemon. Their classes have no subclasses outside this list.
 MODULES = (
+    "modelboxd.engine.account",
     "modelboxd.engine.batching",
     "modelboxd.engine.builtin",
     "modelboxd.engine.calls",
@@ -37,6 +38,7 @@ MODULES = (
     "modelboxd.engine.executor",
     "modelboxd.engine.feed",
     "modelboxd.engine.gather",
+    "modelboxd.engine.histogram",
     "modelboxd.engine.job",
     "modelboxd.engine.kinds",
     "modelboxd.engine.limits",

@@ -180,6 +180,28 @@ class PythonSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskSettings:
+    """Tasks: work that comes over the REST listener for jobs with input nodes."""
+
+    max_tasks: int = option(256, "tasks that run at once", least=1)
+    max_tasks_job: int = option(64, "tasks of one job that run at once", least=1)
+    queue: int = option(1024, "tasks that may wait for their turn", least=0)
+    timeout: int = option(
+        300, "seconds that a task may take, waiting included, where it does not say; 0 = no limit", least=0, unit="s"
+    )
+    keep: int = option(600, "seconds that tasks which are over are kept, with their outputs", least=1, unit="s")
+    memory: int = option(
+        256 << 20, "bytes of inputs that wait and outputs that are kept, of all tasks", least=1 << 20, unit="bytes"
+    )
+    max_result: int = option(64 << 20, "bytes of the outputs of one task", least=1024, unit="bytes")
+    max_json: int = option(
+        4 << 20, "bytes of JSON that a task brings; larger data comes as bytes", least=1024, unit="bytes"
+    )
+    webhook_hosts: tuple[str, ...] = option((), "hosts (name or name:port) that may be told of the end of a task")
+    webhook_secret: str = option("", "file of the secret that signs what they are told; empty = not signed")
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """Where log lines go."""
 
@@ -242,6 +264,7 @@ class Settings:
     engine: EngineSettings = field(default_factory=EngineSettings)
     memory: MemorySettings = field(default_factory=MemorySettings)
     python: PythonSettings = field(default_factory=PythonSettings)
+    tasks: TaskSettings = field(default_factory=TaskSettings)
     log: LogSettings = field(default_factory=LogSettings)
     acl: AclSettings = field(default_factory=AclSettings)
     control: ControlSettings = field(default_factory=ControlSettings)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from modelbox.errors import ConfigError, ModelBoxError
-from modelboxd.api import health, jobs, modelbox_v1, openapi
+from modelboxd.api import health, jobs, modelbox_v1, openapi, stats, tasks
 from modelboxd.api.access import Access, check_role
 from modelboxd.api.limits import Limits
 from modelboxd.api.problems import Problem, Shape, problem_answer, problem_of
@@ -26,10 +26,12 @@ from modelboxd.server.body import Refused, TooLarge, read_body
 from modelboxd.server.listener import Route as Listening
 from modelboxd.server.listener import Tls
 from modelboxd.settings import Settings
+from modelboxd.stats.collect import Collector
+from modelboxd.tasks.manager import TaskManager
 
 log = logging.getLogger(__name__)
 
-SUBJECTS = (jobs, modelbox_v1, health, openapi)  # each has routes(api) and SCHEMAS
+SUBJECTS = (jobs, tasks, modelbox_v1, stats, health, openapi)  # each has routes(api) and SCHEMAS
 WORKERS, WAITING_MAX = 8, 64  # threads for what blocks; calls that may wait for one of them
 T = TypeVar("T")
 
@@ -44,6 +46,8 @@ class Api:
         self.runtime = runtime
         self.access = Access(settings)
         self.limits = Limits(settings.server.max_rate)
+        self.tasks = TaskManager(settings.tasks, jobs, runtime, view=tasks.webhook_json)
+        self.stats = Collector(runtime, jobs, self.tasks)
         self.router = Router()
         self.schemas = Schemas()
         self._threads = ThreadPoolExecutor(WORKERS, "mb-api")
@@ -87,6 +91,7 @@ class Api:
 
     def stop(self) -> None:
         """Answers what is under way, for a few seconds at most, and closes the port."""
+        self.tasks.close()
         if self._listening is not None:
             self.runtime.listeners.release(self._listening)
             self._listening = None
@@ -122,7 +127,7 @@ class Api:
             call = Call(request, route, path, self._query(request, route), self._client(request, route, address, now))
             self._check_path(call)
             if route.body is not None and not route.body.streamed:
-                call.body = await self._body(request, route.body)
+                call.body = await self.read(request, route.body)
             return await route.handler(call)
         except Problem as error:
             problem = error
@@ -187,7 +192,7 @@ class Api:
             raise not_valid([(f"?{name[:80]}", error) for name, error in wrong])
         return values
 
-    async def _body(self, request: web.BaseRequest, body: Body) -> Any:
+    async def read(self, request: web.BaseRequest, body: Body) -> Any:
         """What the request brings: a JSON value that was checked, or bytes. Raises Problem."""
         limit = body.max_bytes or self.settings.server.max_body
         kind = request.content_type if "Content-Type" in request.headers else ""

@@ -31,7 +31,12 @@ SCHEMAS = {
             "code": text("Stable; for programs."),
             "detail": text("What went wrong; for people."),
         },
-        {"errors": list_of(ref("ProblemDetail"), "Every single thing that is wrong.")},
+        {
+            "errors": list_of(ref("ProblemDetail"), "Every single thing that is wrong."),
+            "task": text("The task that it is about."),
+            "node": text("The node of the graph where it failed."),
+            "unit_code": text("What the flow unit calls the error: <unit>.<reason>."),
+        },
     ),
 }
 # What any route may answer before its handler is asked.

@@ -27,6 +27,7 @@ from modelboxd.jobs.model import (
     problems_of,
 )
 from modelboxd.server.answer import SECURITY_HEADERS, Answer, Headers, json_answer
+from modelboxd.tasks.model import NoSuchTaskError, TaskCancelledError, TaskInputError, TaskResultError
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -49,6 +50,10 @@ _KINDS: tuple[tuple[type[ModelBoxError], int, str], ...] = (
     (JobExistsError, 409, "job_exists"),
     (BadJobIdError, 422, "bad_job_id"),
     (JobStateError, 409, "job_state"),
+    (NoSuchTaskError, 404, "no_such_task"),
+    (TaskCancelledError, 409, "cancelled"),
+    (TaskInputError, 422, "not_valid"),
+    (TaskResultError, 422, "unit_failed"),
     (InternalError, 500, "internal"),
     (GraphError, 422, "bad_graph"),
     (ConfigError, 422, "bad_graph"),
@@ -78,6 +83,11 @@ CODES: dict[str, str] = {
     "job_exists": "The id is taken.",
     "bad_job_id": "The id is not allowed.",
     "job_state": "The job's state does not allow this.",
+    "no_such_task": "There is no task of this id, or no longer.",
+    "task_state": "The task's state does not allow this.",
+    "gone": "It was there, and is no longer kept.",
+    "cancelled": "The task was cancelled.",
+    "no_inputs": "The graph of the job has no input node.",
     "bad_graph": "The graph cannot be built; `errors` lists every problem.",
     "unit_failed": "A flow unit failed.",
     "worker_lost": "The process that did the work died.",
@@ -96,7 +106,9 @@ def problem_of(error: ModelBoxError) -> Problem:
     if code == "internal":
         return Problem(500, code, "internal error; the log of the server tells more")
     lines = [str(problem) for problem in problems_of(error)]
-    more = {"errors": [{"detail": line} for line in lines]} if isinstance(error, GraphError) else {}
+    more: dict[str, Any] = {"errors": [{"detail": line} for line in lines]} if isinstance(error, GraphError) else {}
+    if isinstance(error, TaskInputError):
+        more = {"errors": [{"pointer": place, "detail": text} for place, text in error.problems]}
     headers = {}
     if status in (429, 503):
         headers["Retry-After"] = str(max(1, round(getattr(error, "retry_after_s", 0.0))))

@@ -71,6 +71,7 @@ class Part:
 
     __slots__ = (
         "begin",
+        "bytes",
         "count",
         "done",
         "end",
@@ -78,6 +79,7 @@ class Part:
         "feed",
         "first",
         "inputs",
+        "marked",
         "metas",
         "outputs",
         "pieces",
@@ -90,6 +92,8 @@ class Part:
         self.inputs = inputs  # one list per lane, then per input port, each `count` long
         self.count = count
         self.first = feed.base  # index of the first position
+        self.bytes = 0  # data of the inputs
+        self.marked = 0  # perf_counter_ns() when it could have been taken
         self.begin = begin  # the stream's first part here
         self.end = end  # nothing follows
         self.event = False  # no input: calls for events, or calls that had to wait for them
@@ -105,6 +109,7 @@ class Feed:
     """One stream at one step. Guarded by the job's lock."""
 
     __slots__ = (
+        "account",
         "avail",
         "base",
         "begun",
@@ -116,6 +121,7 @@ class Feed:
         "ending",
         "events",
         "failed",
+        "marked",
         "meta_news",
         "metas",
         "opened",
@@ -135,6 +141,8 @@ class Feed:
     def __init__(self, step: Step, stream: Stream, lanes: int) -> None:
         self.step = step
         self.stream = stream
+        self.account = stream.session.account
+        self.marked = 0  # perf_counter_ns() when it became ready
         self.queues: list[deque[CoreList]] = [deque() for _ in range(lanes)]
         self.avail = [0] * lanes  # values waiting, per lane
         self.ended = [False] * lanes

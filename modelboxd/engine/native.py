@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from modelbox._core import ffi, lib
@@ -28,6 +29,7 @@ class NativeNodes:
 
     def __init__(self, job: Job, nodes: list[model.Node]) -> None:
         self.handles: list[Any] = []
+        self._lock = threading.Lock()  # nobody reads counters of a node that is being freed
         try:
             for node in nodes:
                 self.handles.append(self._open(job, node))
@@ -54,17 +56,19 @@ class NativeNodes:
         return lib.mb_node_open(job.pool.handle, unit, name, keys, values, len(texts), node.batch_size, error)
 
     def stats(self) -> list[Any]:
-        """One mb_node_stats per node."""
+        """One mb_node_stats per node; none when they are closed."""
         result = []
-        for handle in self.handles:
-            stats = ffi.new("mb_node_stats *")
-            lib.mb_node_get_stats(handle, stats)
-            result.append(stats)
+        with self._lock:
+            for handle in self.handles:
+                stats = ffi.new("mb_node_stats *")
+                lib.mb_node_get_stats(handle, stats)
+                result.append(stats)
         return result
 
     def close(self) -> None:
-        while self.handles:
-            lib.mb_node_close(self.handles.pop())
+        with self._lock:
+            while self.handles:
+                lib.mb_node_close(self.handles.pop())
 
 
 class SegmentStep(Step):
@@ -92,6 +96,9 @@ class SegmentStep(Step):
             self._segment = ffi.NULL
         if self._natives is not None:
             self._natives.close()
+
+    def native_stats(self) -> list[Any]:
+        return self._natives.stats() if self._natives is not None else []
 
     def batch_limit(self) -> int:
         """The C side cuts a run into batches itself, so a run may be long; it is cut only so that every
@@ -130,6 +137,9 @@ class NativeStep(Step):
     def close(self) -> None:
         if self._natives is not None:
             self._natives.close()
+
+    def native_stats(self) -> list[Any]:
+        return self._natives.stats() if self._natives is not None else []
 
     @property
     def handle(self) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from modelbox._core import lib
 from modelbox.buffer import Buffer, BufferList
 from modelbox.errors import BusyError, GraphError, ShutdownError, UnitError
+from modelboxd.engine.account import Account
 from modelboxd.engine.feed import CoreList, concat, take_list
 from modelboxd.engine.session import Session, Stream
 
@@ -60,6 +61,7 @@ class GraphInputs:
             error.retry_after_s = 1.0
             raise error
         session = Session(job, private, on_end, on_output)
+        session.account = Account()
         stream = Stream(session)
         with job.lock:
             for step in self.steps.values():

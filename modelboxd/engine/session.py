@@ -16,6 +16,7 @@ from modelbox.errors import ModelBoxError, UnitError
 from modelboxd.workers.values import SessionValues
 
 if TYPE_CHECKING:
+    from modelboxd.engine.account import Account
     from modelboxd.engine.job import Job
     from modelboxd.workers.process import Worker
 
@@ -66,6 +67,7 @@ class Session:
     """
 
     __slots__ = (
+        "account",
         "dead",
         "ended",
         "error",
@@ -92,6 +94,7 @@ class Session:
         self.id = f"{_PREFIX}{self.number:012x}"
         self.private: dict[str, Any] = {} if private is None else private
         self.on_end = on_end
+        self.account: Account | None = None
         self.on_output = on_output  # gets what arrives at the graph's output nodes
         self.error: ModelBoxError | None = None
         self.holders: set[Holder] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
 from modelbox.errors import InternalError, ModelBoxError, UnitError
@@ -93,6 +94,7 @@ class SinkStep(BuiltinStep):
         return Deliveries(taken)
 
     def turn_inline(self, work: Work) -> None:
+        started = perf_counter_ns()
         assert isinstance(work, Deliveries)
         taken, unit = work.taken, self._sink
         assert unit is not None
@@ -111,6 +113,7 @@ class SinkStep(BuiltinStep):
         job = self.job
         with job.lock:
             self._busy = False
+            self.stats.compute.add(perf_counter_ns() - started)
             for delivery in taken:
                 self.stats.buffers_in += delivery.count
                 self._count(delivery, -1)

@@ -143,6 +143,9 @@ class EntryStep(Step):
     def waits(self) -> bool:
         return bool(self._backlog)
 
+    def queued(self) -> tuple[int, int]:
+        return self._waiting, self._waiting_bytes
+
     def schedule(self) -> None:
         if self._backlog and not self.asked and not self.is_blocked():
             self.asked = True

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import TYPE_CHECKING
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
 
 from modelbox.errors import InternalError, ModelBoxError, UnitError
 from modelboxd.engine.batching import batching_of
 from modelboxd.engine.feed import CoreList, Feed, Part, TwoValues, choose, concat, copy_list, take_list
 from modelboxd.engine.gather import Gather
+from modelboxd.engine.histogram import Histogram
 from modelboxd.engine.kinds import Kind
 from modelboxd.engine.meta import merge_metas
 from modelboxd.engine.nesting import kind_of
@@ -40,12 +42,13 @@ TURN_PARTS = 32  # parts of one turn, at most
 class Work:
     """What one turn of a step runs: parts of one or more streams. Units without contexts get their inputs joined."""
 
-    __slots__ = ("count", "inputs", "parts", "worker")
+    __slots__ = ("count", "inputs", "parts", "started", "worker")
 
     def __init__(self, parts: list[Part], ports: int) -> None:
         self.parts = parts
         self.count = sum(part.count for part in parts)
         self.worker: object = None
+        self.started = 0  # perf_counter_ns()
         if len(parts) == 1:
             self.inputs = parts[0].inputs
         elif ports:
@@ -63,16 +66,20 @@ class Work:
 
 
 class StepStats:
-    """Counters of one step since the start of its job."""
+    """Counters of one step since the start of its job; times in nanoseconds."""
 
-    __slots__ = ("buffers_in", "buffers_out", "dropped", "errors", "runs")
+    __slots__ = ("batch", "buffers_in", "buffers_out", "compute", "copy", "dropped", "errors", "queue", "runs")
 
     def __init__(self) -> None:
         self.runs = 0
         self.buffers_in = 0
         self.buffers_out = 0
-        self.errors = 0
+        self.errors = 0  # error buffers made here, and values of sessions that failed here
         self.dropped = 0
+        self.queue = Histogram()  # from being ready until a turn takes it; one value of each turn
+        self.compute = Histogram()  # of each turn; of a message to a worker: until its answer is here
+        self.copy = Histogram()  # packing and sending a message to a worker
+        self.batch = Histogram()  # values of each turn
 
 
 class Step:
@@ -107,6 +114,7 @@ class Step:
         self.counts = [0] * len(self.lanes)  # values waiting, per lane, all streams
         self.bytes = 0  # their data
         self.relief = 0  # how far queues may exceed their capacity now
+        self._now = 0  # perf_counter_ns() of the present take()
         # ---- neighbours
         # (step, lane) per port; lane -1: the edge back into a loop, which always has room
         self.targets: list[list[tuple[Step, int]]] = [[] for _ in self.output_ports]
@@ -145,6 +153,14 @@ class Step:
         """The worker processes of a Python node; None for others. [any thread]"""
         return None
 
+    def queued(self) -> tuple[int, int]:
+        """Values that wait in front of it, and their bytes. [any thread]"""
+        return max(self.counts, default=0), self.bytes
+
+    def native_stats(self) -> list[Any]:
+        """What the core has counted: an mb_node_stats per node of a native step. [any thread]"""
+        return []
+
     def close(self) -> None:
         """Closes the units after the last run. No lock held."""
 
@@ -164,14 +180,16 @@ class Step:
             feed = self.feeds[stream] = Feed(self, stream, len(self.counts))
             session.holders.add(feed)
         if items is not None and items.count:
-            count = items.count
+            count, size = items.count, items.bytes
             if self.batching is not None and not feed.matched():
                 feed.since = self.job.clock.now()
             feed.queues[lane].append(items)
             feed.avail[lane] += count
             self.counts[lane] += count
-            self.bytes += items.bytes
-            self.job.bytes += items.bytes
+            self.bytes += size
+            self.job.bytes += size
+            if feed.account is not None:
+                feed.account.arrived(size)
         if meta:
             feed.metas[lane] = merge_metas([meta, feed.metas[lane]])
             feed.meta_news = True
@@ -234,6 +252,7 @@ class Step:
             if not (kind.amount(feed) or feed.at_end()):
                 return
         feed.ready = True
+        feed.marked = perf_counter_ns()
         self.ready.append(feed)
         self.schedule()
 
@@ -320,6 +339,7 @@ class Step:
         """Fails the sessions that the parts belong to. No lock held."""
         with self.job.lock:
             for part in parts:
+                self.stats.errors += part.count or 1
                 self.job.fail_locked(part.feed.stream.session, error)
 
     def execute(self, work: Work) -> None:
@@ -330,16 +350,24 @@ class Step:
 
     def take(self) -> Work | None:
         """Work for one turn, or None when nothing is left to run."""
+        self._now = perf_counter_ns()
         parts = self._take_parts() if self.kind.calls else self._take_batch()
         if self.relief and not self.ready:
             self.relief = 0
         for step in self.upstream:
             step.schedule()
-        if not parts:
-            return None
+        return self.begin(parts) if parts else None
+
+    def begin(self, parts: list[Part]) -> Work:
+        """The work of these parts, counted."""
         work = Work(parts, 0 if self.kind.calls else len(self.input_ports))
-        self.stats.runs += 1
-        self.stats.buffers_in += work.count
+        work.started = self._now
+        stats = self.stats
+        stats.runs += 1
+        stats.buffers_in += work.count
+        stats.batch.add(work.count)
+        # Of many parts the one in the middle stands for all.
+        stats.queue.add(self._now - parts[len(parts) >> 1].marked)
         return work
 
     def _take_batch(self) -> list[Part]:
@@ -401,18 +429,22 @@ class Step:
         kind = self.kind
         if feed.events or feed.rest:
             feed.busy += 1
-            return kind.event_part(feed)
+            part = kind.event_part(feed)
+            part.marked, feed.marked = feed.marked, self._now
+            return part
         count = kind.amount(feed)
         if not count and not feed.at_end():
             return None
         count = count if kind.whole else min(count, limit)
         part = feed.take(count)
+        part.marked, feed.marked = feed.marked, self._now
         size = 0
         for lane, items in enumerate(part.inputs):
             self.counts[lane] -= count
             size += items.bytes
         self.bytes -= size
         self.job.bytes -= size
+        part.bytes = size
         if self.lane_ports is not None and not self._meet(part):
             return None
         if count or (kind.serial and feed.opened):
@@ -445,11 +477,16 @@ class Step:
 
     def complete(self, work: Work) -> None:
         """The parts have run."""
+        elapsed = perf_counter_ns() - work.started
+        self.stats.compute.add(elapsed)
         for part in work.parts:
             part.done = True
             feed = part.feed
             feed.busy -= 1
             self.kind.done(part)
+            if feed.account is not None:
+                share = elapsed * part.count // work.count if work.count else elapsed // len(work.parts)
+                feed.account.ran(self.name, part.count, share, part.bytes)
             if feed.dead:
                 self._abandon(feed)  # also calls that were made and whose results nobody has taken
             elif feed.events:

@@ -7,6 +7,7 @@ thread. A stream is pinned to one worker from its first buffer to its end.
 from __future__ import annotations
 
 import logging
+from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
 from modelbox._core import lib
@@ -34,12 +35,13 @@ MESSAGE_CALLS = 32  # calls of one message, at most
 class Trip:
     """One message to a worker and back."""
 
-    __slots__ = ("calls", "whole", "work", "worker")
+    __slots__ = ("calls", "sending", "whole", "work", "worker")
 
     def __init__(self, work: Work, worker: Worker | Refuser) -> None:
         self.work = work
         self.worker = worker
         self.calls: list[Call] = []
+        self.sending = 0  # nanoseconds; 0: not over yet
         self.whole = True  # NORMAL: all positions were sent
 
     def is_wanted(self) -> bool:
@@ -105,6 +107,7 @@ class WorkerStep(Step):
     def take(self) -> Work | None:
         if self._group is None:
             return None
+        self._now = perf_counter_ns()
         parts, worker = self._take_calls() if self.kind.calls else self._take_normal()
         for step in self.upstream:
             step.schedule()
@@ -114,10 +117,8 @@ class WorkerStep(Step):
         if self.relief and not self.ready:
             self.relief = 0
         self.schedule()
-        work = Work(parts, 0 if self.kind.calls else len(self.input_ports))
+        work = self.begin(parts)
         work.worker = worker
-        self.stats.runs += 1
-        self.stats.buffers_in += work.count
         return work
 
     def _take_normal(self) -> tuple[list[Part], Worker | Refuser | None]:
@@ -195,8 +196,10 @@ class WorkerStep(Step):
         if trip.calls:
             if isinstance(worker, Worker):
                 self._share(trip, worker)
+            started = perf_counter_ns()
             orders = [self._order(call, worker) for call in trip.calls]
             worker.submit(orders, lambda answers: self._arrived(trip, answers), trip.is_wanted)
+            trip.sending = perf_counter_ns() - started
         else:
             self._arrived(trip, [])
 
@@ -263,6 +266,8 @@ class WorkerStep(Step):
     def _finish(self, trip: Trip) -> None:
         job = self.job
         with job.lock:
+            if trip.sending:
+                self.stats.copy.add(trip.sending)
             self.complete(trip.work)
             job.active -= 1
             self.schedule()

@@ -26,12 +26,14 @@ RANKS = {
     "modelboxd.engine": 4,
     "modelboxd.server": 5,
     "modelboxd.jobs": 6,
-    "modelboxd.api": 7,
-    "modelboxd.tool": 8,
-    "modelboxd.daemon": 8,
-    "modelboxd.cli": 9,
-    "modelboxd.debug": 9,
-    "modelboxd.__main__": 10,
+    "modelboxd.tasks": 7,
+    "modelboxd.stats": 8,
+    "modelboxd.api": 9,
+    "modelboxd.tool": 10,
+    "modelboxd.daemon": 10,
+    "modelboxd.cli": 11,
+    "modelboxd.debug": 11,
+    "modelboxd.__main__": 12,
 }
 
 

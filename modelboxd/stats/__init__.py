@@ -1,0 +1,1 @@
+"""What the server uses and does: processes, memory, jobs, nodes, workers."""

@@ -1,0 +1,1 @@
+"""Tasks: pieces of work for jobs whose graphs have input nodes."""
