@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -34,6 +35,28 @@ def unit_dir() -> Path:
         if (PACKAGE / "flowunits").is_dir():  # an installed wheel
             return PACKAGE / "flowunits"
     return root() / "usr/lib/modelbox"
+
+
+def logs_dir() -> str:
+    """The folder of the log: the one that a service manager made, else the standard one."""
+    return _given("LOGS_DIRECTORY") or standard("var/log/modelbox")
+
+
+def runtime_dir() -> str:
+    """The folder of the control socket: the one that a service manager made, else the standard one."""
+    return _given("RUNTIME_DIRECTORY") or standard("run/modelbox")
+
+
+def _given(name: str) -> str:
+    return os.environ.get(name, "").split(":")[0]  # systemd: several are joined by colons
+
+
+def use_private_packages() -> None:
+    """Python packages that came with modelbox and that the system lacks (onnxruntime) can be imported from now on; the
+    system's own come first."""
+    folder = standard("usr/lib/modelbox/python")
+    if folder not in sys.path and os.path.isdir(folder):
+        sys.path.append(folder)
 
 
 def config_file() -> Path:

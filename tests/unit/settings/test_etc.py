@@ -37,6 +37,7 @@ def test_the_service_file_uses_options_that_exist() -> None:
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(TOP / "systemd/modelbox.service")
     command = unit["Service"]["ExecStart"].split()
+    assert command.pop() == "$MODELBOX_OPTS"
     options = cli.parser().parse_args(command[1:])
     assert (options.f, options.c) == (True, "/etc/modelbox/modelbox.conf")
     assert str(cli.EX_CONFIG) in unit["Service"]["RestartPreventExitStatus"].split()
