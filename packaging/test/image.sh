@@ -51,17 +51,60 @@ copy_tree() {
   cp -a "$1" "$2"
 }
 
-# A tree that boots: systemd, a kernel, a way in for orders and a way out for results.
+# A tree that boots: systemd, a kernel, a user, what image units load; and the packages that modelbox depends on, not
+# installed, in apt's cache: the guest has no network.
 boot_tree() {
   local tree=$CACHE/$SUITE-boot base
   if [ ! -e "$tree.done" ]; then
     base=$(base_tree)
     copy_tree "$base" "$tree"
-    in_tree "$tree" apt-get install -y -qq --no-install-recommends systemd systemd-sysv dbus udev kmod \
-      linux-image-cloud-amd64 initramfs-tools iproute2 procps curl logrotate man-db >"$CACHE/boot-tree.log" 2>&1 \
+    in_tree "$tree" sh -euc '
+      apt-get install -y -qq --no-install-recommends systemd systemd-sysv dbus dbus-user-session libpam-systemd udev kmod \
+        linux-image-cloud-amd64 initramfs-tools iproute2 procps curl logrotate man-db \
+        libopencv-imgcodecs406 libopencv-imgproc406 libturbojpeg0
+      apt-get clean
+      apt-get install -y -qq --download-only --no-install-recommends python3-aiohttp python3-cffi-backend python3-lark \
+        python3-numpy python3-psutil python3-setproctitle python3-toml python3-uvloop
+      useradd -m ann
+      passwd -d root
+      echo modelbox-test >/etc/hostname
+      echo "/dev/vda / ext4 defaults,noatime 0 1" >/etc/fstab
+      systemctl mask systemd-timesyncd.service apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer \
+        e2scrub_reap.service fstrim.timer dpkg-db-backup.timer man-db.timer' >"$CACHE/boot-tree.log" 2>&1 \
       || die "the tree for booting could not be made, see $CACHE/boot-tree.log"
     rm -f "$tree/usr/sbin/policy-rc.d"
+    # Unpacks the orders from the second disk, runs them, packs the results onto the third, powers off.
+    cat >"$tree/etc/systemd/system/orders.service" <<'U'
+[Unit]
+Description=the orders of the test
+[Service]
+Type=oneshot
+TimeoutStartSec=infinity
+ExecStart=/bin/sh -c 'mkdir -p /orders/out && cd /orders && tar xf /dev/vdb && { bash ./guest.sh; echo $$? >out/code; }; journalctl --no-pager -o short-precise >out/journal.txt; tar cf /dev/vdc -C /orders/out .; sync'
+ExecStopPost=/bin/systemctl --no-block poweroff
+U
+    # From a timer: a unit of the boot itself would keep the boot from being over.
+    cat >"$tree/etc/systemd/system/orders.timer" <<'U'
+[Timer]
+OnBootSec=1s
+AccuracySec=1s
+[Install]
+WantedBy=timers.target
+U
+    in_tree "$tree" systemctl enable -q orders.timer
+    rm -f "$CACHE/$SUITE-boot.ext4"
     touch "$tree.done"
   fi
   echo "$tree"
+}
+
+# The tree as a disk; nothing is mounted for it.
+boot_image() {
+  local tree image=$CACHE/$SUITE-boot.ext4
+  tree=$(boot_tree)
+  if [ ! -e "$image" ]; then
+    mke2fs -q -t ext4 -E lazy_itable_init=1 -O ^has_journal -d "$tree" "$image.new" 2500M
+    mv "$image.new" "$image"
+  fi
+  echo "$image"
 }
