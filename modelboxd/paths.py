@@ -65,8 +65,9 @@ def config_file() -> Path:
 
 
 def state_dir() -> Path:
-    """Where jobs made over the API are kept: /var/lib/modelbox, or for an ordinary user a directory of their own."""
-    given = os.environ.get("MODELBOX_STATE_DIR")
+    """Where jobs made over the API are kept: what a service manager made, else /var/lib/modelbox, or for an ordinary user
+    a directory of their own."""
+    given = os.environ.get("MODELBOX_STATE_DIR") or _given("STATE_DIRECTORY")
     if given:
         return Path(given)
     system = root() / "var/lib/modelbox"
@@ -80,9 +81,10 @@ def cache_dir() -> Path:
     given = os.environ.get("MODELBOX_CACHE_DIR")
     if given:
         return Path(given)
-    if os.geteuid() == 0 and (root() / "var/cache/modelbox").is_dir():
-        return root() / "var/cache/modelbox"
-    return _own("XDG_CACHE_HOME", ".cache") or root() / "var/cache/modelbox"
+    common = root() / "var/cache/modelbox"
+    if common.is_dir() and common.stat().st_uid == os.geteuid():
+        return common
+    return _own("XDG_CACHE_HOME", ".cache") or common
 
 
 def _own(variable: str, below_home: str) -> Path | None:

@@ -65,7 +65,7 @@ cp "$DIST"/*.deb "$tree/packages/"
 find "$tree" -xdev -not -path '*/apt/*' -not -path '*/__pycache__*' | sed "s|^$tree||" | sort >"$CACHE/before.txt"
 
 install_debs() {
-  in_tree "$tree" sh -c 'apt-get install -y --no-install-recommends /packages/modelbox_*.deb /packages/libmodelbox-dev_*.deb'
+  in_tree "$tree" sh -c 'apt-get install -y --no-install-recommends /packages/modelbox_*.deb /packages/libmodelbox-dev_*.deb' || return 1
   # Packages that apt fetched are kept for the next run.
   cp -n "$tree"/var/cache/apt/archives/*.deb "$base/var/cache/apt/archives/" 2>/dev/null || true
 }
@@ -146,39 +146,43 @@ conffiles() {
 }
 check "reinstalling and removing leave what the administrator changed" conffiles
 purge() {
-  in_tree "$tree" sh -euc 'rm /etc/modelbox/graph/mine.toml; apt-get purge -y modelbox; apt-get autoremove -y --purge' || return 1
+  in_tree "$tree" sh -euc '
+    rm /etc/modelbox/graph/mine.toml
+    apt-get purge -y modelbox modelbox-onnx libmodelbox-dev
+    rm -rf /root/.cache/modelbox' || return 1
   find "$tree" -xdev -not -path '*/apt/*' -not -path '*/__pycache__*' | sed "s|^$tree||" | sort >"$CACHE/after.txt"
-  ! comm -13 "$CACHE/before.txt" "$CACHE/after.txt" | grep modelbox
+  ! comm -13 "$CACHE/before.txt" "$CACHE/after.txt" | grep modelbox | grep -v '^/packages'
 }
 check "purging leaves nothing of modelbox" purge
 
 # ---- the rpms -------------------------------------------------------------------------------------------
 
+rpm_in() { # rpm with its root in the tree, where the scriptlets find /proc
+  unshare --mount --pid --fork -- sh -euc 'mount -t proc proc "$0/proc"; exec rpm --root "$0" --force-debian "$@"' "$tree" "$@"
+}
 rpms() {
   mkdir -p "$tree/rpms"
   cp "$DIST"/modelbox*.x86_64.rpm "$DIST"/modelbox-devel*.rpm "$tree/rpms/"
-  rpm --root "$tree" --initdb
+  rpm_in --initdb
   # The scriptlets run in the tree, with Debian's useradd and systemd's tools.
-  rpm --root "$tree" -i --nodeps --force-debian "$tree"/rpms/*.rpm || return 1
-  rpm --root "$tree" -qa | sort
-  rpm --root "$tree" -V modelbox || return 1
+  rpm_in -i --nodeps "$tree"/rpms/*.rpm || return 1
+  rpm_in -qa | sort
+  rpm_in -V --nodeps modelbox || return 1
   in_tree "$tree" sh -euc '
     getent passwd modelbox
     test "$(stat -c %U:%a /var/log/modelbox)" = modelbox:750
     test -e /usr/lib/systemd/system/modelbox.service
     PYTHONPATH=/usr/lib64/python3.11/site-packages modelbox --check'
 }
-in_tree "$tree" apt-get install -y -qq --no-install-recommends python3-aiohttp python3-cffi-backend python3-lark python3-numpy \
-  python3-psutil python3-setproctitle python3-toml systemd >>"$LOG" 2>&1
 check "the rpms install into an rpm root, and their files are as packed" rpms
 rpm_upgrade() {
   echo "# mine" >>"$tree/etc/modelbox/modelbox.conf"
-  rpm --root "$tree" -U --replacepkgs --nodeps --force-debian "$tree"/rpms/modelbox-[0-9]*.rpm || return 1
+  rpm_in -U --replacepkgs --nodeps "$tree"/rpms/modelbox-[0-9]*.rpm || return 1
   grep -q "# mine" "$tree/etc/modelbox/modelbox.conf"
 }
 check "an rpm upgrade keeps a changed configuration" rpm_upgrade
 rpm_erase() {
-  rpm --root "$tree" -e --nodeps modelbox-onnx modelbox-devel modelbox || return 1
+  rpm_in -e --nodeps modelbox-onnx modelbox-devel modelbox || return 1
   test ! -e "$tree/usr/bin/modelbox" && test ! -d "$tree/usr/lib64/python3.11/site-packages/modelboxd"
 }
 check "erasing the rpms takes their files away" rpm_erase

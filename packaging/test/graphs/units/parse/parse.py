@@ -2,7 +2,7 @@ import _flowunit as modelbox
 import numpy as np
 
 
-class Numbers(modelbox.FlowUnit):
+class Parse(modelbox.FlowUnit):
     def process(self, data_context):
         for buffer in data_context.input("in_data"):
             made = np.array([float(word) for word in str(buffer.as_object()).split()], dtype=np.float32)
