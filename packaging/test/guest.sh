@@ -99,12 +99,11 @@ reload_good() {
   sed 's/7770/7775/; s/digraph echo/digraph again/; s/"echo"/"again"/' /etc/modelbox/graph.conf >/etc/modelbox/graph/again.toml
   systemctl reload modelbox || return 1
   [ "$(main_pid)" = "$pid" ] && systemctl is-active modelbox && echo_answers || return 1
-  # Jobs that are new since the start: by a server that reloads jobs.
-  if modelbox-tool help server 2>&1 | grep -q reload; then
-    within 60 ask 7775/echo hi hi
-  fi
+  within 60 ask 7775/echo hi hi && within 60 status_says "5 jobs run: .*again\|6 jobs run: .*again" || return 1
+  rm /etc/modelbox/graph/again.toml
+  systemctl reload modelbox && within 60 sh -c '! curl -sS -o /tmp/gone -d hi http://127.0.0.1:7775/echo'
 }
-check "a good reload: the same process goes on" reload_good
+check "a good reload: the same process goes on, a new graph answers, and ends when its file is gone" reload_good
 reload_bad() {
   local pid
   pid=$(main_pid)
@@ -116,7 +115,19 @@ reload_bad() {
   systemctl status --no-pager modelbox | tee -a out/log.txt | grep -q "modelbox.conf:[0-9]*"
 }
 check "a bad reload is refused, the old state goes on, status says why" reload_bad
-rm -f /etc/modelbox/graph/again.toml
+reload_bad_graph() {
+  local pid
+  pid=$(main_pid)
+  cp /etc/modelbox/graph.conf /tmp/good.graph
+  sed -i 's/flowunit=httpserver_sync_reply/flowunit=no_such_unit/' /etc/modelbox/graph.conf
+  ! systemctl reload modelbox || return 1
+  kill -HUP "$pid" # and past the check of the unit file
+  within 60 status_says "Reload failed, the rest goes on: .*no_such_unit" || return 1
+  cp /tmp/good.graph /etc/modelbox/graph.conf
+  [ "$(main_pid)" = "$pid" ] && systemctl is-active modelbox && echo_answers || return 1
+  systemctl reload modelbox && within 60 status_says "^[0-9]* jobs run"
+}
+check "a reload with a bad graph: its job goes on as it was, status says why" reload_bad_graph
 
 # ---- things that break ------------------------------------------------------------------------------------
 
@@ -150,7 +161,7 @@ freezes() {
 check "it freezes: the watchdog ends it, systemd starts it again" freezes
 bad_graph() {
   sed 's/flowunit=httpserver_sync_reply/flowunit=no_such_unit/; s/7770/7776/' /etc/modelbox/graph.conf >/etc/modelbox/graph/bad.toml
-  systemctl restart modelbox && status_says "skipped: bad.toml: .*no_such_unit" && echo_answers
+  systemctl restart modelbox && status_says "1 failed: bad: .*no_such_unit" && echo_answers
 }
 check "a graph that is wrong: ready all the same, status says which and why" bad_graph
 rm -f /etc/modelbox/graph/bad.toml
@@ -222,7 +233,7 @@ user() {
   within 60 test -d "/run/user/$(id -u ann)" || return 1
   install -d -o ann -g ann /home/ann/.config /home/ann/.config/modelbox
   sed 's/7770/7791/' /etc/modelbox/graph.conf >/home/ann/.config/modelbox/graph.conf
-  echo '[log]' >/home/ann/.config/modelbox/modelbox.conf
+  printf '[server]\nport = 1304\n' >/home/ann/.config/modelbox/modelbox.conf
   within 60 systemctl --user -M ann@ start modelbox && ask 7791/echo mine mine && systemctl --user -M ann@ stop modelbox
 }
 check "systemctl --user: a server of an ordinary user" user
