@@ -65,8 +65,8 @@ def config_file() -> Path:
 
 
 def state_dir() -> Path:
-    """Where jobs made over the API are kept: the directory that a service manager made, else /var/lib/modelbox, or for an
-    ordinary user a directory of their own."""
+    """Where jobs made over the API are kept: the directory that a service manager made, else /var/lib/modelbox, or for
+    an ordinary user a directory of their own."""
     given = os.environ.get("MODELBOX_STATE_DIR") or _given("STATE_DIRECTORY")
     if given:
         return Path(given)

@@ -44,6 +44,7 @@ install-daemon:
 	$(INSTALL) systemd/modelbox.logrotate $(D)/etc/logrotate.d/modelbox
 	$(INSTALL) systemd/modelbox.service $(D)$(SYSTEMD_LIB)/system/modelbox.service
 	$(INSTALL) systemd/modelbox@.service $(D)$(SYSTEMD_LIB)/system/modelbox@.service
+	$(INSTALL) systemd/modelbox.socket $(D)$(SYSTEMD_LIB)/system/modelbox.socket
 	$(INSTALL) systemd/user/modelbox.service $(D)$(SYSTEMD_LIB)/user/modelbox.service
 	$(INSTALL) systemd/modelbox.sysusers $(D)$(PREFIX)/lib/sysusers.d/modelbox.conf
 	$(INSTALL) systemd/modelbox.tmpfiles $(D)$(PREFIX)/lib/tmpfiles.d/modelbox.conf

@@ -213,6 +213,31 @@ say "      requests meanwhile, by status: $(sort /tmp/load.txt | uniq -c | tr -s
 
 # ---- several servers, a user's own, logs ---------------------------------------------------------------------
 
+activated() {
+  systemctl stop modelbox
+  # The demo graph's port as well, as operations.md says.
+  mkdir -p /etc/systemd/system/modelbox.socket.d
+  printf '[Socket]\nListenStream=127.0.0.1:7770\n' >/etc/systemd/system/modelbox.socket.d/endpoints.conf
+  systemctl daemon-reload
+  systemctl start modelbox.socket && ! systemctl is-active -q modelbox || return 1
+  echo_answers || return 1 # which starts it
+  systemctl is-active modelbox || return 1
+  : >/tmp/activated.txt
+  while :; do curl -sS -m 60 -o /tmp/activated.body -w '%{http_code}\n' -d hi http://127.0.0.1:7770/echo 2>/dev/null >>/tmp/activated.txt; done &
+  local load=$!
+  systemctl restart modelbox
+  local had
+  had=$(wc -l </tmp/activated.txt)
+  within 60 sh -c "test \$(wc -l </tmp/activated.txt) -gt $((had + 3))" || return 1
+  kill $load
+  sort /tmp/activated.txt | uniq -c
+  ! grep -v '^200$\|^503$' /tmp/activated.txt || return 1
+  rm -r /etc/systemd/system/modelbox.socket.d
+  systemctl daemon-reload
+  systemctl stop modelbox.socket modelbox
+  systemctl start modelbox
+}
+check "socket activation: the first request starts it, a restart refuses no connection" activated
 instance() {
   mkdir -p /etc/modelbox/two/graph
   printf '[server]\nport = 1204\n[log]\ntarget = "file"\nformat = "json"\n' >/etc/modelbox/two/modelbox.conf
