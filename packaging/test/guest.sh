@@ -52,7 +52,7 @@ exposure() {
   systemd-analyze security --no-pager modelbox.service | tail -1
   systemd-analyze security --no-pager --threshold=20 modelbox.service >/dev/null
 }
-check "systemd-analyze security: $(systemd-analyze security --no-pager modelbox.service | tail -1 | grep -o '[0-9.]* [A-Z]*')" exposure
+check "systemd-analyze security: $(systemd-analyze security --no-pager modelbox.service | tail -1 | grep -o '[0-9]*[.][0-9]')" exposure
 
 # ---- all kinds of units in the sandbox --------------------------------------------------------------------
 
