@@ -160,7 +160,7 @@ freezes() {
 }
 check "it freezes: the watchdog ends it, systemd starts it again" freezes
 bad_graph() {
-  sed 's/flowunit=httpserver_sync_reply/flowunit=no_such_unit/; s/7770/7776/' /etc/modelbox/graph.conf >/etc/modelbox/graph/bad.toml
+  sed 's/flowunit=httpserver_sync_reply/flowunit=no_such_unit/; s/7770/7776/; s/"echo"/"bad"/' /etc/modelbox/graph.conf >/etc/modelbox/graph/bad.toml
   systemctl restart modelbox && status_says "1 failed: bad: .*no_such_unit" && echo_answers
 }
 check "a graph that is wrong: ready all the same, status says which and why" bad_graph
