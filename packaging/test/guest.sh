@@ -38,10 +38,10 @@ status_says() { systemctl show -p StatusText --value modelbox | tee -a out/log.t
 # ---- install, ask ---------------------------------------------------------------------------------------
 
 before=$SECONDS
-install() {
+apt_install() {
   apt-get install -y --no-install-recommends ./modelbox.deb python3-uvloop
 }
-check "apt install ./modelbox.deb" install
+check "apt install ./modelbox.deb" apt_install
 check "systemctl start modelbox" systemctl start modelbox
 check "it is active, of the user modelbox" sh -c 'systemctl is-active modelbox && test "$(ps -o user= -p "$(systemctl show -p MainPID --value modelbox)")" = modelbox'
 check "the demo graph answers" within 60 echo_answers
@@ -221,7 +221,7 @@ activated() {
   systemctl daemon-reload
   systemctl start modelbox.socket && ! systemctl is-active -q modelbox || return 1
   echo_answers || return 1 # which starts it
-  systemctl is-active modelbox || return 1
+  within 240 systemctl is-active -q modelbox || return 1 # the first job may answer while others still start
   : >/tmp/activated.txt
   while :; do curl -sS -m 60 -o /tmp/activated.body -w '%{http_code}\n' -d hi http://127.0.0.1:7770/echo 2>/dev/null >>/tmp/activated.txt; done &
   local load=$!
@@ -270,7 +270,7 @@ removed() {
 }
 check "apt remove stops it, keeps configuration and state" removed
 purged() {
-  rm -rf /etc/modelbox/two /etc/modelbox/graph/*.toml
+  rm -rf /etc/modelbox/two /etc/modelbox/graph/*.toml /etc/systemd/system/modelbox.socket.d
   apt-get purge -y modelbox modelbox-onnx || return 1
   # The user stays: files elsewhere may be its own. So does what systemd and the journal remember.
   ! find / -xdev \( -name '*modelbox*' -o -path '*/modelbox/*' \) -not -path '/orders/*' -not -path '/var/cache/apt/*' -not -path '/home/*' \
