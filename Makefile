@@ -9,16 +9,22 @@ APT := python3-dev python3-venv gcc g++ make libopencv-core-dev libopencv-imgpro
 C_FILES := $(shell find csrc flowunits benchmarks modelbox/_core -name '*.c' -o -name '*.h' -o -name '*.cc' -o -name '*.hpp')
 PIP := $(BIN)/pip --disable-pip-version-check -q
 
-.PHONY: help setup demo test lint format bench soak package docs clean units core compiled c-test python-test
+.PHONY: help setup demo test lint format bench soak package test-package test-boot docs clean units core compiled c-test python-test
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 setup: $(STAMPS)/install $(STAMPS)/compiled units ## install what is missing, build everything
 
-$(STAMPS)/apt: Makefile
+# What the packages are built with: Debian's own Python and its packages.
+PACKAGE_APT := debhelper dh-python dpkg-dev fakeroot rpm lintian rpmlint python3-setuptools python3-wheel python3-cffi \
+       python3-aiohttp python3-lark python3-numpy python3-psutil python3-setproctitle python3-toml
+
+$(STAMPS)/apt: WANTED = $(APT)
+$(STAMPS)/package-apt: WANTED = $(PACKAGE_APT)
+$(STAMPS)/apt $(STAMPS)/package-apt: Makefile
 	@mkdir -p $(STAMPS)
-	@missing=""; for name in $(APT); do \
+	@missing=""; for name in $(WANTED); do \
 	  dpkg-query -W -f='$${db:Status-Status}' $$name 2>/dev/null | grep -qx installed || missing="$$missing $$name"; \
 	done; \
 	if [ -n "$$missing" ]; then \
@@ -103,10 +109,14 @@ pythons: setup ## venvs of the Pythons that there are, each with a numpy, for te
 	    build/pythons/$$version/bin/pip install -q $$([ $$version = 3.11 ] && echo "numpy<2" || echo numpy); }; \
 	done; ls build/pythons
 
-package: setup ## source archive and wheel (with the native units built here) into dist/
-	@rm -rf dist *.egg-info build/lib* build/bdist* build/temp*
-	@$(PIP) install build && $(BIN)/python -m build --sdist --wheel --no-isolation >build/package.log 2>&1 || { tail -20 build/package.log; exit 1; }
-	@ls dist
+package: $(STAMPS)/venv $(STAMPS)/package-apt ## source archive, debs, rpms and wheel into dist/, from a clean checkout
+	@$(BIN)/python packaging/build.py $(ARGS)
+
+test-package: package ## install the packages into root trees, run, query, remove; needs root, else says so
+	@packaging/test/chroot.sh
+
+test-boot: package ## boot a Debian image in qemu and do all that an administrator does (15 minutes); needs root
+	@packaging/test/boot.sh
 
 docs: setup ## docs/api.md from the declarations of the routes
 	@$(BIN)/python -m modelboxd.api.docs docs/api.md

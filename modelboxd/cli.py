@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import faulthandler
 import fcntl
 import logging
@@ -41,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--dot", action="store_true", help="with --check: the plan as DOT instead of a table")
     made.add_argument(
+        "--log-format", choices=("text", "json"), help="how lines of the log look, whatever the configuration says"
+    )
+    made.add_argument(
         "--print-config", action="store_true", help="print the effective configuration with its origins, end"
     )
     return made
@@ -49,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, 1 failed, 2 usage, 78 configuration or graph."""
     options = parser().parse_args(argv)
+    paths.use_private_packages()
     if options.dot and options.check is None:
         parser().error("--dot goes with --check")
     code = _guarded(options)
@@ -87,6 +92,8 @@ def _tell(error: ModelBoxError) -> None:
 
 def _main(options: argparse.Namespace) -> int:
     settings = _settings(options)
+    if options.log_format:
+        settings = dataclasses.replace(settings, log=dataclasses.replace(settings.log, format=options.log_format))
     if options.print_config:
         print(settings_module.effective(settings), end="")
         return 0

@@ -13,16 +13,19 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from modelbox._core import lib
 from modelbox.errors import ConfigError, ModelBoxError
 from modelbox.version import VERSION
-from modelboxd import paths, systemd
+from modelboxd import logs, paths, systemd, watchdog
 from modelboxd.api.app import Api
+from modelboxd.dump import dump
 from modelboxd.graph.model import Plan
 from modelboxd.jobs.manager import JobManager
+from modelboxd.jobs.model import State
 from modelboxd.jobs.runtime import CLOSE_S, Runtime, plan_graph
 from modelboxd.jobs.sources import Sources
 from modelboxd.jobs.store import JobStore
@@ -32,6 +35,7 @@ from modelboxd.workers.inside import Waker
 log = logging.getLogger(__name__)
 
 DESCRIPTORS = 65536
+STATUS_LIMIT = 400  # letters of a status line
 
 
 class Daemon:
@@ -56,9 +60,11 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, self._on_reload)
+        signal.signal(signal.SIGQUIT, lambda *_: self._beside(self._dump))
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         self.runtime = Runtime(self.settings)
         self.api: Api | None = None
+        self._watchdog = watchdog.Watchdog(self.runtime.io, self.runtime.executor, period=watchdog.period_s())
         self.jobs = JobManager(self.runtime, Sources(self.settings, self.graphs), self._store())
         try:
             self._start_api()
@@ -81,11 +87,13 @@ class Daemon:
                 os.getpid(),
             )
             lib.mb_trim_malloc()  # what reading the graphs has left
-            systemd.notify("READY=1", f"STATUS={state}")
+            systemd.notify("READY=1", f"STATUS={self._status()}")
+            self._watchdog.start()
             self._serve()
             log.info("stopping by %s", signal.Signals(self._signal).name)
-            systemd.notify("STOPPING=1")
+            systemd.notify("STOPPING=1", f"STATUS=Stopping by {signal.Signals(self._signal).name}: draining")
         finally:
+            self._watchdog.stop()
             self._stop_parts()
         return 0
 
@@ -99,12 +107,42 @@ class Daemon:
                 threading.Thread(target=self._reload_now, name="mb-reload", daemon=True).start()
 
     def _reload_now(self) -> None:
+        systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", "STATUS=Reloading")
+        logs.reopen()
+        trouble = ""
         try:
-            self.jobs.reload()
+            done = self.jobs.reload()
+            trouble = "; ".join(f"{name}: {reason}" for name, reason in done.failed.items())
         except ModelBoxError as error:
             log.error("graph files could not be read again: %s", error)
-        except Exception:
+            trouble = str(error)
+        except Exception as error:
             log.exception("internal error while graph files were read again")
+            trouble = f"internal error: {error}"
+        # What could not be reloaded goes on as it was, so the service is as ready as before.
+        status = f"Reload failed, the rest goes on: {trouble}. {self._status()}" if trouble else self._status()
+        systemd.notify("READY=1", f"STATUS={logs.one_line(status)[:STATUS_LIMIT]}")
+
+    def _status(self) -> str:
+        """The line that `systemctl status` shows: what runs, what does not, and why."""
+        jobs = self.jobs.all()
+        names = [job.id for job in jobs if job.state is State.RUNNING]
+        failed = [job for job in jobs if job.state is State.FAILED]
+        text = f"{len(names)} jobs run: {', '.join(names)}" if names else "No job runs"
+        if failed:
+            reason = failed[0].error.split("\n")[0]
+            more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+            text += f"; {len(failed)} failed: {failed[0].id}: {reason}{more}"
+        return logs.one_line(text)[:STATUS_LIMIT]
+
+    @staticmethod
+    def _beside(function: Callable[[], None]) -> None:
+        """Runs what a signal asks for on a thread of its own: the main thread may hold the lock that it needs."""
+        threading.Thread(target=function, name="mb-signal", daemon=True).start()
+
+    def _dump(self) -> None:
+        dump(self.jobs.running(), self.runtime.executor)
+        self.runtime.signal_workers(signal.SIGQUIT)
 
     def _store(self) -> JobStore | None:
         settings = self.settings

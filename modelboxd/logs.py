@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import logging
 import logging.handlers
 import os
@@ -12,17 +13,19 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from types import MappingProxyType
 
 from modelbox.errors import ConfigError
+from modelboxd import systemd
 from modelboxd.settings import LogSettings
 
 log = logging.getLogger(__name__)
 
 NOTICE = 25
+MOVED_LOOK_S = 1.0  # how often the log file is looked for under its name, at most
 JOURNAL = "/run/systemd/journal/socket"
 F_ADD_SEALS, ALL_SEALS = 1033, 0xF  # linux/fcntl.h; the fcntl module lacks them in some builds
 _NAMES = {"WARNING": "WARN", "CRITICAL": "FATAL", "Level 25": "NOTICE"}
@@ -41,7 +44,7 @@ _FROM_CORE = (logging.DEBUG, logging.INFO, NOTICE, logging.WARNING, logging.ERRO
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")  # all but the tab
 _ESCAPES = {"\n": "\\n", "\r": "\\r"}
 # What a caller may add with `extra=`, as fields of the journal.
-EXTRA_FIELDS = ("job", "node", "unit", "session", "task")
+EXTRA_FIELDS = ("job", "node", "unit", "session", "task", "worker")
 _about: ContextVar[Mapping[str, str]] = ContextVar("about", default=MappingProxyType({}))
 
 
@@ -74,11 +77,38 @@ class LineFormatter(logging.Formatter):
         return f"[{stamp},{int(record.msecs):03d}][{name:<5}][{place}] {text}"
 
 
+def fields_of(record: logging.LogRecord) -> dict[str, str]:
+    """The line's fields (of EXTRA_FIELDS): its own, else those of about()."""
+    outer = _about.get()
+    found = {key: getattr(record, key, None) or outer.get(key) for key in EXTRA_FIELDS}
+    return {key: str(value) for key, value in found.items() if value}
+
+
+class JsonFormatter(LineFormatter):
+    """One JSON object a line: time (UTC), level, message, file, line, traceback where there is one, and fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        said: dict[str, object] = {
+            "time": f"{stamp}.{int(record.msecs):03d}Z",
+            "level": _NAMES.get(record.levelname, record.levelname),
+            "message": record.getMessage().rstrip(),
+            "file": record.filename,
+            "line": record.lineno,
+            **fields_of(record),
+        }
+        if record.exc_info:
+            said["traceback"] = self.formatException(record.exc_info)
+        # Escapes of JSON keep it one line, and harmless on a terminal.
+        return json.dumps(said)
+
+
 class FileHandler(logging.handlers.RotatingFileHandler):
     """A rotated file that never takes the server down: lines that cannot be written are counted and told later."""
 
     lost = 0
     made_folder = False
+    _looked = 0.0  # when it was last seen whether the file is still the one of that name
     _rotate_above = 0  # after a rotation that failed: the size from which it is tried again
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -88,9 +118,36 @@ class FileHandler(logging.handlers.RotatingFileHandler):
         self.lost += 1
 
     def shouldRollover(self, record: logging.LogRecord) -> bool:
+        if abs(record.created - self._looked) >= MOVED_LOOK_S:
+            self._looked = record.created
+            if self._was_moved():
+                self.reopen()
         if self.stream is not None and self._rotate_above and self.stream.tell() < self._rotate_above:
             return False
         return bool(super().shouldRollover(record))
+
+    def _was_moved(self) -> bool:
+        """Whether somebody else (logrotate) gave the file another name, or removed it."""
+        if self.stream is None:
+            return False
+        try:
+            return not os.path.samestat(os.fstat(self.stream.fileno()), os.stat(self.baseFilename))
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+
+    def reopen(self) -> None:
+        """Goes on in a file of the configured name; in the old one where that cannot be opened."""
+        with self.lock or nullcontext():
+            try:
+                fresh = self._open()
+            except OSError:
+                return
+            old, self.stream = self.stream, fresh
+            if old is not None:
+                with suppress(OSError):  # what a full disk did not take
+                    old.close()
 
     def doRollover(self) -> None:
         """Rotates; with num = 0 starts over. Where that is not allowed, the file just grows on."""
@@ -183,11 +240,7 @@ class JournalHandler(logging.Handler):
             "CODE_LINE": str(record.lineno),
             "CODE_FUNC": record.funcName or "",
         }
-        outer = _about.get()
-        for key in EXTRA_FIELDS:
-            value = getattr(record, key, None) or outer.get(key)
-            if value:
-                fields[f"MODELBOX_{key.upper()}"] = str(value)
+        fields.update((f"MODELBOX_{key.upper()}", value) for key, value in fields_of(record).items())
         return b"".join(_field(key, value) for key, value in fields.items())
 
 
@@ -225,6 +278,21 @@ def hand_over(user: int, group: int) -> None:
                 os.chown(Path(handler.baseFilename).parent, user, group)
 
 
+def reopen() -> None:
+    """Opens the log file anew, after it was moved."""
+    for handler in _handlers():
+        if isinstance(handler, FileHandler):
+            handler.reopen()
+
+
+def _target(settings: LogSettings) -> str:
+    """log.target, with "auto" decided."""
+    if settings.target != "auto":
+        return settings.target
+    journal = systemd.is_supervised() and os.path.exists(JOURNAL) and settings.path == LogSettings().path
+    return "journal" if journal else "file"
+
+
 def _handlers() -> list[logging.Handler]:
     return logging.getLogger().handlers
 
@@ -239,19 +307,20 @@ def set_up(settings: LogSettings, *, verbose: bool = False, background: bool = F
 
     logging.addLevelName(NOTICE, "NOTICE")
     handlers: list[logging.Handler] = []
-    if settings.target == "file" and not verbose:
+    target = _target(settings)
+    if target == "file" and not verbose:
         handlers.append(_file_handler(settings))
-    elif settings.target == "journal":
+    elif target == "journal":
         if not os.path.exists(JOURNAL):
             raise ConfigError(f'log.target = "journal", but there is no journal at {JOURNAL}', hint='use "file"')
         handlers.append(JournalHandler())
-    if background and settings.target == "screen":
+    if background and target == "screen":
         raise ConfigError('log.target = "screen" needs a server in the foreground', hint="-f or -V")
-    if (verbose or settings.screen or settings.target == "screen") and not background:
+    if (verbose or settings.screen or target == "screen") and not background:
         handlers.append(logging.StreamHandler(sys.stderr))
     for handler in handlers:
         if not isinstance(handler, JournalHandler):
-            handler.setFormatter(LineFormatter())
+            handler.setFormatter(JsonFormatter() if settings.format == "json" else LineFormatter())
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -36,14 +37,37 @@ def unit_dir() -> Path:
     return root() / "usr/lib/modelbox"
 
 
+def logs_dir() -> str:
+    """The folder of the log: the one that a service manager made, else the standard one."""
+    return _given("LOGS_DIRECTORY") or standard("var/log/modelbox")
+
+
+def runtime_dir() -> str:
+    """The folder of the control socket: the one that a service manager made, else the standard one."""
+    return _given("RUNTIME_DIRECTORY") or standard("run/modelbox")
+
+
+def _given(name: str) -> str:
+    return os.environ.get(name, "").split(":")[0]  # systemd: several are joined by colons
+
+
+def use_private_packages() -> None:
+    """Python packages that came with modelbox and that the system lacks (onnxruntime) can be imported from now on; the
+    system's own come first."""
+    folder = standard("usr/lib/modelbox/python")
+    if folder not in sys.path and os.path.isdir(folder):
+        sys.path.append(folder)
+
+
 def config_file() -> Path:
     """The default modelbox.conf."""
     return root() / "etc/modelbox/modelbox.conf"
 
 
 def state_dir() -> Path:
-    """Where jobs made over the API are kept: /var/lib/modelbox, or for an ordinary user a directory of their own."""
-    given = os.environ.get("MODELBOX_STATE_DIR")
+    """Where jobs made over the API are kept: the directory that a service manager made, else /var/lib/modelbox, or for
+    an ordinary user a directory of their own."""
+    given = os.environ.get("MODELBOX_STATE_DIR") or _given("STATE_DIRECTORY")
     if given:
         return Path(given)
     system = root() / "var/lib/modelbox"
@@ -57,9 +81,10 @@ def cache_dir() -> Path:
     given = os.environ.get("MODELBOX_CACHE_DIR")
     if given:
         return Path(given)
-    if os.geteuid() == 0 and (root() / "var/cache/modelbox").is_dir():
-        return root() / "var/cache/modelbox"
-    return _own("XDG_CACHE_HOME", ".cache") or root() / "var/cache/modelbox"
+    common = root() / "var/cache/modelbox"
+    if common.is_dir() and common.stat().st_uid == os.geteuid():
+        return common
+    return _own("XDG_CACHE_HOME", ".cache") or common
 
 
 def _own(variable: str, below_home: str) -> Path | None:

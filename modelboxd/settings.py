@@ -206,8 +206,13 @@ class LogSettings:
     """Where log lines go."""
 
     level: str = option("INFO", "least level that is logged", words=LEVELS)
-    target: str = option("file", "file, journal or screen", words=("file", "journal", "screen"))
-    path: str = option(lambda: paths.standard("var/log/modelbox/modelbox.log"), "the log file")
+    target: str = option(
+        "auto",
+        "where lines go; auto: the journal when systemd started the server and no path is given, else the file",
+        words=("auto", "file", "journal", "screen"),
+    )
+    format: str = option("text", "how lines look in the file and on the screen", words=("text", "json"))
+    path: str = option(lambda: f"{paths.logs_dir()}/modelbox.log", "the log file")
     size: int = option(64 << 20, "bytes after which the file is rotated", least=4096, unit="bytes")
     num: int = option(32, "rotated files that are kept", least=0, most=10000)
     screen: bool = option(False, "log to the screen as well")
@@ -226,7 +231,7 @@ class ControlSettings:
     """The control socket of modelbox-tool."""
 
     enable: bool = option(False, "switch")
-    listen: str = option(lambda: paths.standard("run/modelbox/modelbox.sock"), "its path")
+    listen: str = option(lambda: f"{paths.runtime_dir()}/modelbox.sock", "its path")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from modelboxd import background
 
 log = logging.getLogger(__name__)
 
+FIRST_FD = 3  # of those that systemd hands over
+
 
 def notify(*lines: str) -> None:
     """Sends state lines such as "READY=1" or "STATUS=..." to whoever started us: systemd, or the process that put
@@ -26,6 +28,24 @@ def notify(*lines: str) -> None:
             sock.sendto("\n".join(lines).encode(), address)
     except OSError as error:
         log.warning("cannot notify systemd: %s", error)
+
+
+def inherited(host: str, port: int) -> socket.socket | None:
+    """The listening TCP socket of this numeric address that systemd opened for us (socket activation), if there is one.
+
+    Each call gives a descriptor of its own; closing it does not close systemd's, so a server that starts anew refuses
+    nobody meanwhile. Source: sd_listen_fds(3).
+    """
+    count = os.environ.get("LISTEN_FDS", "")
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdigit():
+        return None
+    for fd in range(FIRST_FD, FIRST_FD + int(count)):
+        os.set_inheritable(fd, False)
+        sock = socket.socket(fileno=os.dup(fd))
+        if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.getsockname()[:2] == (host, port):
+            return sock
+        sock.close()
+    return None
 
 
 def is_supervised() -> bool:

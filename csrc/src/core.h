@@ -386,6 +386,9 @@ void mb_tune_malloc(void);
 /* Gives what malloc keeps without use back to the kernel, and names this thread for ps, top and gdb (15 bytes). */
 void mb_trim_malloc(void);
 void mb_name_thread(const char *name);
+/* Writes the native stack of every thread to `fd`, as text. A thread that does not answer within 0.2 s is named without
+ * one. 0, or -MB_BUSY when a library of this process uses the signal for it (SIGRTMAX-3). */
+int32_t mb_stacks_dump(int32_t fd);
 /* Lines below this level are not passed on. */
 void mb_log_set_level(int32_t level);
 /* Where log lines of native code go; NULL = nowhere. */

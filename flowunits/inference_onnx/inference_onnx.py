@@ -98,7 +98,8 @@ class OnnxInference(BuiltinUnit):
             import onnxruntime as ort
         except ImportError:
             raise ConfigError(
-                f"node '{self.node.name}': onnxruntime is not installed", hint="pip install 'modelbox[onnx]'"
+                f"node '{self.node.name}': onnxruntime is not installed",
+                hint="apt install modelbox-onnx, or pip install 'modelbox[onnx]'",
             ) from None
         cpus = self.services.cpus
         intra = self._threads("intra_op_num_threads") or cpus

@@ -97,6 +97,11 @@ class Engine:
         self.pool.trim()
         lib.mb_trim_malloc()
 
+    def signal_workers(self, number: int) -> None:
+        """Sends a signal to every worker process of all jobs. [any thread]"""
+        for pool in list(self._workers.values()):
+            pool.signal_all(number)
+
     # ---- jobs --------------------------------------------------------------------------------------------
 
     def create_job(self, name: str, plan: model.Plan, *, listeners: Any = None) -> Job:

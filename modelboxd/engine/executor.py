@@ -29,6 +29,7 @@ class Executor:
         self._changed = threading.Condition(threading.Lock())
         self._idle = 0
         self._since = [0.0] * threads  # since when each thread is at one call; 0 = it is not
+        self.ended = 0  # calls that are over; a sign of life, no exact count
         self._closed = False
         self._threads = [
             threading.Thread(target=self._main, args=(number,), name=f"{name}-{number}", daemon=True)
@@ -73,6 +74,10 @@ class Executor:
         """How many calls wait for a thread."""
         return len(self._queue)
 
+    def is_stuck(self) -> bool:
+        """Whether calls wait although no thread takes one: all are busy. A moment's look; see Watchdog."""
+        return bool(self._queue) and not self._idle
+
     def _main(self, number: int) -> None:
         lib.mb_name_thread(threading.current_thread().name.encode())
         if self._cpus:
@@ -92,4 +97,5 @@ class Executor:
                 function()
             except Exception:
                 log.exception("internal error on engine thread %d", number)
+            self.ended += 1
             del function  # keeps no job alive while idle

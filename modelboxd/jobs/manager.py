@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from modelbox.errors import ConfigError, InternalError, ModelBoxError, ShutdownError
-from modelboxd import logs
+from modelboxd import logs, systemd
 from modelboxd.drivers.registry import Registry
 from modelboxd.engine import job as engine_job
 from modelboxd.engine.job import Job
@@ -123,9 +123,10 @@ class JobManager:
     def _start_files(self, skip_bad: bool) -> int:
         failures: list[ModelBoxError] = []
         files = self._sources.read().added
-        for path in files:
+        for number, path in enumerate(files, 1):
             if self.is_stopping:
                 return len(failures)
+            systemd.notify(f"STATUS=Starting {number} of {len(files)}: {path.name}")
             try:
                 self._add_file(path)
             except ModelBoxError as error:
@@ -279,6 +280,11 @@ class JobManager:
         if running is None or running.job.state is not engine_job.JobState.RUNNING:
             raise JobStateError(f"job '{job_id}' does not run: it is {_state(record).value}")
         return running.job
+
+    def running(self) -> list[Job]:
+        """The graphs that run now. [any thread]"""
+        found = [record.running for record in self._all()]
+        return [running.job for running in found if running is not None]
 
     def plan(self, job_id: str) -> Plan | None:
         """The plan of a job's graph; None when there is none that could be started. [any thread]"""

@@ -168,6 +168,11 @@ class Runtime:
         pool.inside = self.inside
         return pool
 
+    def signal_workers(self, number: int) -> None:
+        """Sends a signal to every Python worker. [any thread]"""
+        if self._engine is not None:
+            self._engine.signal_workers(number)
+
     def give_up_opening(self) -> None:
         """Workers that are opening end, and with them the wait for them."""
         if self._engine is not None:

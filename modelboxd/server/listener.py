@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, cast
 from aiohttp import web
 
 from modelbox.errors import ConfigError
+from modelboxd import systemd
 from modelboxd.server.answer import error_answer
 from modelboxd.server.body import Bodies
 from modelboxd.server.connection import Connection, Direct
@@ -262,13 +263,12 @@ class Listeners:
             there.tls, there.exclusive, there.max_connections = tls, exclusive, max_connections
             context = tls.context() if tls else None
             try:
+                sock = systemd.inherited(host, port)
                 there.server = await self._io.loop.create_server(
                     lambda: cast(asyncio.Protocol, Connection(made)),
-                    host,
-                    port,
+                    **({"host": host, "port": port, "reuse_address": True} if sock is None else {"sock": sock}),
                     ssl=context,
                     backlog=1024,
-                    reuse_address=True,
                 )
             except (OSError, OverflowError) as error:
                 reason = _reason(error)

@@ -230,7 +230,7 @@ class WorkerGroup:
     def _tell_not_gone(self, worker: Worker) -> None:
         if not worker.gone and not self._closing:
             text = "python worker %s (pid %d) was killed and is still there; its place waits for its end"
-            log.error(text, worker.name, worker.pid, extra=self._about)
+            log.error(text, worker.name, worker.pid, extra=self._of(worker))
 
     def _try_again(self) -> None:
         """The breaker's cool-down is over."""
@@ -256,8 +256,12 @@ class WorkerGroup:
                     self._end_drained(place, place.old)
             self._on_room()
 
+    def _of(self, worker: Worker) -> dict[str, str]:
+        """Fields of log lines about a worker."""
+        return {**self._about, "worker": worker.name}
+
     def _ready(self, worker: Worker) -> None:
-        log.info("python worker %s is ready (pid %d)", worker.name, worker.pid, extra=self._about)
+        log.info("python worker %s is ready (pid %d)", worker.name, worker.pid, extra=self._of(worker))
         place = self._places[worker.number]
         if worker is place.heir:
             self._inherit(place, worker)
@@ -300,12 +304,12 @@ class WorkerGroup:
             place.heir = None
             place.not_before = self._pool.io.loop.time() + (delay or 0.0)
         if _is_alive(place.worker):
-            log.error("%s; the worn one that it should have replaced goes on", cause, extra=self._about)
+            log.error("%s; the worn one that it should have replaced goes on", cause, extra=self._of(worker))
         elif delay is not None and place.heir is None:
-            log.error("%s; it is replaced in %.1f s", cause, delay, extra=self._about)
+            log.error("%s; it is replaced in %.1f s", cause, delay, extra=self._of(worker))
             self._wait(place, delay)
         else:
-            log.error("%s", cause, extra=self._about)
+            log.error("%s", cause, extra=self._of(worker))
         if self._supervision.breaker is Breaker.OPEN and was is not Breaker.OPEN:
             self._opened()
         self._judge()
@@ -364,7 +368,9 @@ class WorkerGroup:
             return
         if self._pool.io.loop.time() < place.not_before:
             return
-        log.info("python worker %s (pid %d) %s: it is replaced", worker.name, worker.pid, reason, extra=self._about)
+        log.info(
+            "python worker %s (pid %d) %s: it is replaced", worker.name, worker.pid, reason, extra=self._of(worker)
+        )
         if self._source:  # two of them would both produce
             self._end(worker)
         else:
@@ -515,7 +521,7 @@ class WorkerGroup:
         for worker in workers:
             if worker.alive:
                 text = "python worker %s (pid %d) did not end within %.1f s"
-                log.warning(text, worker.name, worker.pid, timeout_s, extra=self._about)
+                log.warning(text, worker.name, worker.pid, timeout_s, extra=self._of(worker))
                 worker.kill(signal.SIGKILL)
         with self._changed:
             self._changed.wait_for(lambda: all(worker.gone or not worker.pid for worker in workers), timeout_s)

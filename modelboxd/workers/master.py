@@ -30,6 +30,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from modelboxd import paths
 from modelboxd.workers.title import set_title
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -46,6 +47,7 @@ def main() -> None:
     set_title("modelbox: python-master", "mb-master")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon decides; a terminal's ^C reaches all of us
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    paths.use_private_packages()
     # What every worker needs, once, before the first fork.
     import modelboxd.workers.worker  # noqa: F401
 
@@ -205,6 +207,7 @@ def become_worker(master: Master, order: dict[str, Any], fds: list[int], parent:
         os.environ.update(order["env"])
         set_title(order["title"], order["title"].rpartition("/")[2])
         faulthandler.enable(2, all_threads=False)  # a crash tells where it was
+        faulthandler.register(signal.SIGQUIT, 2, all_threads=True)  # the daemon asks for our stacks so
         from modelboxd.workers import worker
 
         worker.run(socket.socket(fileno=sock_fd))

@@ -26,7 +26,9 @@ class Output:
     def __init__(self, name: str, io: IoThread) -> None:
         self._name = name
         job, _, rest = name.partition("/")
-        self.about = {"job": job, "node": rest.rpartition("#")[0]} if rest else {}  # of a worker "JOB/NODE#N"
+        self.about = (
+            {"job": job, "node": rest.rpartition("#")[0], "worker": name} if rest else {}
+        )  # of a worker "JOB/NODE#N"
         self._io = io
         self._fd, self.write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(self.write_fd, True)

@@ -186,6 +186,11 @@ class WorkerPool:
             log.error("the python-master (pid %d) has not forked for %g s", self._master.pid, FORK_LIMIT_S)
             self._master.kill()
 
+    def signal_all(self, number: int) -> None:
+        """Sends a signal to every worker process. [any thread]"""
+        for worker, _ in list(self._workers.values()):
+            worker.kill(number)
+
     def start_group(
         self,
         unit: UnitSpec,

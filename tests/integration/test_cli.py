@@ -201,10 +201,11 @@ def test_below_systemd_it_stays_and_tells(folder: Path) -> None:
             [sys.executable, "-m", "modelboxd", "-c", str(folder / "modelbox.conf"), "--graph", str(http_graph(folder, "unit"))],
             env={**os.environ, "NOTIFY_SOCKET": str(folder / "notify")}, cwd=TOP,
         )  # fmt: skip
-        assert sock.recv(1000).startswith(b"READY=1\nSTATUS=1 jobs")
+        assert sock.recv(1000) == b"STATUS=Starting 1 of 1: graph.toml"
+        assert sock.recv(1000) == b"READY=1\nSTATUS=1 jobs run: graph"
         assert server.poll() is None
         server.send_signal(signal.SIGTERM)
-        assert sock.recv(1000) == b"STOPPING=1"
+        assert sock.recv(1000) == b"STOPPING=1\nSTATUS=Stopping by SIGTERM: draining"
         assert server.wait(LIMIT_S) == 0
 
 

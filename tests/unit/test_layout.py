@@ -25,6 +25,8 @@ RANKS = {
     "modelboxd.prints": 4,
     "modelboxd.engine": 4,
     "modelboxd.server": 5,
+    "modelboxd.dump": 5,
+    "modelboxd.watchdog": 5,
     "modelboxd.jobs": 6,
     "modelboxd.tasks": 7,
     "modelboxd.stats": 8,

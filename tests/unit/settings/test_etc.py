@@ -37,6 +37,7 @@ def test_the_service_file_uses_options_that_exist() -> None:
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(TOP / "systemd/modelbox.service")
     command = unit["Service"]["ExecStart"].split()
+    assert command.pop() == "$MODELBOX_OPTS"
     options = cli.parser().parse_args(command[1:])
     assert (options.f, options.c) == (True, "/etc/modelbox/modelbox.conf")
     assert str(cli.EX_CONFIG) in unit["Service"]["RestartPreventExitStatus"].split()
@@ -172,7 +173,7 @@ def test_graphs_of_the_service(tmp_path: Path) -> None:
 
 @pytest.fixture
 def no_supervisor(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in ("NOTIFY_SOCKET", "INVOCATION_ID", "SYSTEMD_EXEC_PID"):
+    for name in ("NOTIFY_SOCKET", "INVOCATION_ID", "SYSTEMD_EXEC_PID", "LISTEN_FDS", "LISTEN_PID"):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -219,3 +220,32 @@ def test_workers_may_be_a_word(tmp_path: Path) -> None:
     assert 'workers = "auto"  # ' in effective(settings)
     with pytest.raises(ConfigError, match=r'workers = .some. is no whole number .such as 5 or "auto"'):
         load(conf(tmp_path, '[python]\nworkers = "some"\n'))
+
+
+# ---- socket activation ------------------------------------------------------------------------------------
+
+
+def test_a_socket_of_systemd_is_found_by_its_address(no_supervisor: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        # Two numbers in a row that nobody uses, as 3 and 4 are when a service starts.
+        first = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
+        os.dup2(one.fileno(), first, inheritable=True)
+        os.dup2(two.fileno(), first + 1, inheritable=True)
+        no_supervisor.setattr(systemd, "FIRST_FD", first)
+        try:
+            address = two.getsockname()
+            assert systemd.inherited(*address) is None  # LISTEN_FDS is not set
+            no_supervisor.setenv("LISTEN_FDS", "2")
+            no_supervisor.setenv("LISTEN_PID", "1")
+            assert systemd.inherited(*address) is None  # meant for another process
+            no_supervisor.setenv("LISTEN_PID", str(os.getpid()))
+            for _ in range(2):  # again after the first one was closed
+                found = systemd.inherited(*address)
+                assert found is not None
+                with found, socket.create_connection(address), found.accept()[0]:
+                    assert found.getsockname() == address
+            assert not os.get_inheritable(first) and not os.get_inheritable(first + 1)
+            assert systemd.inherited("127.0.0.1", 1) is None
+        finally:
+            os.close(first)
+            os.close(first + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import errno
+import json
 import logging
 import os
 import re
@@ -233,3 +234,82 @@ def test_a_journal_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(logs, "JOURNAL", str(tmp_path / "none"))
     with pytest.raises(ConfigError, match=r'log\.target = "journal", but there is no journal at'):
         logs.set_up(LogSettings(target="journal"))
+
+
+# ---- JSON, files that others move, where lines go -----------------------------------------------------------
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    logs.set_up(LogSettings(path=str(path), format="json"))
+    with logs.about(job="j", node="outer"):
+        logging.getLogger("a").warning("two\nlines \x1b[31m", extra={"node": "n", "worker": "j/n#0"})
+    try:
+        raise ValueError("no")
+    except ValueError:
+        logging.getLogger("a").exception("failed")
+    first, second = (json.loads(line) for line in path.read_text().splitlines())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first.pop("time"))
+    assert first.pop("line") > 0
+    assert first == {
+        "level": "WARN", "message": "two\nlines \x1b[31m", "file": "test_logs.py", "job": "j", "node": "n", "worker": "j/n#0",
+    }  # fmt: skip
+    assert second["traceback"].endswith("ValueError: no")
+    assert "\x1b" not in path.read_text()
+
+
+def test_reopen_goes_on_in_a_file_of_the_name(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    logs.set_up(LogSettings(path=str(path)))
+    log = logging.getLogger("a")
+    log.warning("one")
+    path.rename(tmp_path / "moved")
+    logs.reopen()
+    log.warning("two")
+    assert "one" in (tmp_path / "moved").read_text()
+    assert "two" in path.read_text()
+    assert "two" not in (tmp_path / "moved").read_text()
+
+
+def test_a_file_that_was_moved_is_seen_without_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "MOVED_LOOK_S", 0.0)
+    path = tmp_path / "x.log"
+    logs.set_up(LogSettings(path=str(path)))
+    log = logging.getLogger("a")
+    log.warning("one")
+    path.rename(tmp_path / "moved")
+    log.warning("two")
+    path.unlink()
+    log.warning("three")
+    assert "two" not in (tmp_path / "moved").read_text()
+    assert "three" in path.read_text()
+
+
+def test_a_log_that_cannot_be_opened_again_goes_on_in_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "sub/x.log"
+    logs.set_up(LogSettings(path=str(path)))
+    path.parent.rename(tmp_path / "moved")
+    logs.reopen()
+    logging.getLogger("a").warning("still here")
+    assert "still here" in (tmp_path / "moved/x.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("supervised", "own_path", "journal", "kind"),
+    [
+        (True, False, True, logs.JournalHandler),
+        (True, True, True, logs.FileHandler),
+        (True, False, False, logs.FileHandler),
+        (False, False, True, logs.FileHandler),
+    ],
+)
+def test_auto_is_the_journal_below_systemd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supervised: bool, own_path: bool, journal: bool, kind: type
+) -> None:
+    monkeypatch.setenv("LOGS_DIRECTORY", f"{tmp_path}/logs:/elsewhere")
+    monkeypatch.setattr(logs, "JOURNAL", str(tmp_path if journal else tmp_path / "none"))
+    monkeypatch.setattr(logs.systemd, "is_supervised", lambda: supervised)
+    logs.set_up(LogSettings(path=str(tmp_path / "own.log")) if own_path else LogSettings())
+    (handler,) = logging.getLogger().handlers
+    assert type(handler) is kind
+    assert (tmp_path / "logs/modelbox.log").exists() == (kind is logs.FileHandler and not own_path)

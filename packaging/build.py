@@ -1,0 +1,167 @@
+"""`make package`: source archive, debs, rpms and wheel, into dist/. Same sources, same bytes.
+
+Everything is built from the archive, unpacked below build/package/, with the system's own Python (/usr/bin/python3).
+All times are that of the topmost entry in packaging/debian/changelog.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[1]
+OUT = TOP / "build/package"
+DIST = TOP / "dist"
+PYTHON = "/usr/bin/python3"
+# What a build leaves behind; only looked at where there is no git to ask.
+NOT_SOURCES = {"build", "dist", ".venv", "__pycache__", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
+
+
+def run(command: list[str], folder: Path, log: Path, **env: str) -> None:
+    """Runs a command; what it prints goes to a file, of which the end is shown when it fails."""
+    with log.open("ab") as file:
+        code = subprocess.call(command, cwd=folder, env={**os.environ, **env}, stdout=file, stderr=file)
+    if code:
+        tail = log.read_text(errors="replace").splitlines()[-30:]
+        sys.exit("\n".join([*tail, f"packaging/build.py: {command[0]} failed with {code}; all of it: {log}"]))
+
+
+def field(name: str) -> str:
+    command = ["dpkg-parsechangelog", "-l", str(TOP / "packaging/debian/changelog"), "-S", name]
+    return subprocess.check_output(command, text=True).strip()
+
+
+def sources() -> list[str]:
+    """The files of the checkout, with changes that are not committed yet; of an unpacked archive, all files."""
+    if (TOP / ".git").exists():
+        command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        names = subprocess.check_output(command, cwd=TOP, text=True).split("\0")
+        return sorted({name for name in names if name and (TOP / name).is_file()})
+    found = []
+    for folder, folders, files in os.walk(TOP):
+        folders[:] = [name for name in folders if name not in NOT_SOURCES]
+        found += [os.path.relpath(os.path.join(folder, name), TOP) for name in files]
+    return sorted(name for name in found if not name.endswith((".so", ".d", ".o", ".onnx")))
+
+
+def archive(target: Path, stem: str, epoch: int) -> None:
+    """A .tar.gz whose bytes depend on names, contents and the executable bit only."""
+
+    def plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
+        info.uid = info.gid = 0
+        info.uname = info.gname = "root"
+        info.mtime = epoch
+        info.mode = 0o777 if info.issym() else 0o755 if info.mode & 0o100 else 0o644
+        return info
+
+    with (
+        target.open("wb") as raw,
+        gzip.GzipFile("", "wb", 9, raw, mtime=epoch) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar,
+    ):
+        for name in sources():
+            tar.add(TOP / name, f"{stem}/{name}", recursive=False, filter=plain)
+
+
+def onnx_wheel() -> Path | None:
+    """onnxruntime's wheel in build/wheels/, fetched once and checked; None on processors that it is not made for."""
+    if platform.machine() != "x86_64":
+        return None
+    folder = TOP / "build/wheels"
+    requirement = TOP / "packaging/onnxruntime.txt"
+    version = next(line.split()[0].split("==")[1] for line in requirement.read_text().splitlines() if "==" in line)
+    pattern = f"onnxruntime-{version}-cp311-*.whl"
+    if not list(folder.glob(pattern)):
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [str(TOP / ".venv/bin/pip"), "--disable-pip-version-check", "-q", "download", "--no-deps"]
+        command += ["--only-binary", ":all:", "--python-version", "3.11", "--require-hashes"]
+        run([*command, "-d", str(folder), "-r", str(requirement)], TOP, OUT / "wheel.log")
+    return next(folder.glob(pattern))
+
+
+def unpack(source: Path, folder: Path, wheel: Path | None) -> Path:
+    """The tree of the archive below `folder`, with the wheel where the builds look for it."""
+    with tarfile.open(source) as tar:
+        tar.extractall(folder, filter="fully_trusted")
+    tree = folder / source.name.removesuffix(".tar.gz")
+    if wheel is not None:
+        (tree / "build/wheels").mkdir(parents=True)
+        shutil.copy2(wheel, tree / "build/wheels")
+    return tree
+
+
+def debs(tree: Path, epoch: int) -> None:
+    shutil.copytree(tree / "packaging/debian", tree / "debian")
+    run(["dpkg-buildpackage", "-b", "-us", "-uc"], tree, OUT / "deb.log", SOURCE_DATE_EPOCH=str(epoch))
+    for path in sorted(tree.parent.glob("*.deb")):
+        if "-dbgsym" not in path.name:
+            shutil.move(path, DIST / path.name)
+
+
+def wheel_of_ours(tree: Path, epoch: int) -> None:
+    """From the tree in which the debs were built: the same objects, without what is only for debuggers."""
+    units = sorted((tree / "flowunits").glob("*/*.so"))
+    core = sorted((tree / "build/package/lib").rglob("*.so"))
+    run(["strip", "--strip-debug", *map(str, [*units, *core])], tree, OUT / "wheel.log")
+    command = [PYTHON, "setup.py", "-q", "build", "--build-base", "build/package", "--build-lib", "build/package/lib"]
+    command += ["bdist_wheel", "--dist-dir", str(DIST)]
+    run(command, tree, OUT / "wheel.log", SOURCE_DATE_EPOCH=str(epoch))
+
+
+def rpms(source: Path, wheel: Path | None, epoch: int) -> None:
+    top = OUT / "rpm"
+    (top / "SOURCES").mkdir(parents=True)
+    for path in (source, wheel):
+        if path is not None:
+            shutil.copy2(path, top / "SOURCES")
+    defines = {
+        "_topdir": str(top),
+        "_buildhost": "localhost",
+        "use_source_date_epoch_as_buildtime": "1",
+        "clamp_mtime_to_source_date_epoch": "1",
+        "_source_payload": "w9.gzdio",
+        "_binary_payload": "w9.gzdio",
+    }
+    command = ["rpmbuild", "-ba", "--nodeps", "packaging/rpm/modelbox.spec"]
+    for name, value in defines.items():
+        command += ["-D", f"{name} {value}"]
+    if wheel is not None:
+        command += ["-D", f"onnx_wheel {wheel.name}"]
+    run(command, TOP, OUT / "rpm.log", SOURCE_DATE_EPOCH=str(epoch))
+    for path in sorted(top.glob("*RPMS/**/*.rpm")):
+        shutil.move(path, DIST / path.name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Builds the packages into dist/.")
+    parser.add_argument("kinds", nargs="*", help="deb, rpm, wheel; all of them if none is named")
+    kinds = parser.parse_args().kinds or ["deb", "rpm", "wheel"]
+    epoch = int(field("Timestamp"))
+    version = field("Version").rpartition("-")[0]
+    for folder in (OUT, DIST):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    os.umask(0o022)
+    source = DIST / f"modelbox-{version}.tar.gz"
+    archive(source, f"modelbox-{version}", epoch)
+    wheel = onnx_wheel()
+    if "deb" in kinds or "wheel" in kinds:
+        tree = unpack(source, OUT / "deb", wheel)
+        debs(tree, epoch)
+        if "wheel" in kinds:
+            wheel_of_ours(tree, epoch)
+    if "rpm" in kinds:
+        rpms(source, wheel, epoch)
+    for path in sorted(DIST.iterdir()):
+        print(f"{path.stat().st_size:>10} {path.name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,10 @@
+import _flowunit as modelbox
+import numpy as np
+
+
+class Shape(modelbox.FlowUnit):
+    def process(self, data_context):
+        for buffer in data_context.input("in_data"):
+            made = f"{np.asarray(buffer).shape}\n"
+            data_context.output("out_data").push_back(modelbox.Buffer(self.get_bind_device(), made))
+        return modelbox.Status.StatusCode.STATUS_SUCCESS
