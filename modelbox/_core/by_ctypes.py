@@ -47,6 +47,8 @@ _ERROR, _LIST, _PLACE = ctypes.POINTER(Error), ctypes.POINTER(List), ctypes.c_vo
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "mb_pool_new": (_PLACE, (ctypes.POINTER(PoolConfig), _ERROR)),
     "mb_pool_free": (None, (_PLACE,)),
+    "mb_pool_trim": (_U64, (_PLACE, _U64)),
+    "mb_trim_malloc": (None, ()),
     "mb_list_new": (_PLACE, (_U32,)),
     "mb_list_free": (None, (_LIST,)),
     "mb_buffer_data": (_PLACE, (_PLACE,)),

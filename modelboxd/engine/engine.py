@@ -96,6 +96,12 @@ class Engine:
     def _trim(self) -> None:
         self.pool.trim()
         lib.mb_trim_malloc()
+        self._forget_gone()
+
+    def _forget_gone(self) -> None:
+        """What a process has dropped is free only when none maps it any more."""
+        for pool in list(self._workers.values()):
+            pool.forget_gone()
 
     def signal_workers(self, number: int) -> None:
         """Sends a signal to every worker process of all jobs. [any thread]"""
@@ -245,7 +251,8 @@ class Engine:
             if python not in self._workers:
                 if unit.python:
                     self._check_interpreter(unit)
-                self._workers[python] = self._make_workers(python)
+                pool = self._workers[python] = self._make_workers(python)
+                pool.on_dropped = self._forget_gone
             return self._workers[python]
 
     def _check_interpreter(self, unit: UnitSpec) -> None:

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 RETRY_DELAY_S = 0.5  # when a worker could not be started at all, as while the python-master is being replaced
 CLOSE_LIMIT_S = 10.0  # how long a recycled worker may take to close its unit
 GONE_LIMIT_S = 10.0  # a killed process that is still there is told
+IDLE_S = 30.0  # a worker that has heard nothing for so long after work gives back the memory that it keeps for more
 
 
 class Refuser:
@@ -126,6 +127,7 @@ class WorkerGroup:
                 "role": unit.role if unit.inputs else "source",
                 "framed": unit.flow_type is FlowType.STREAM or unit.collapse,
                 "room": room,
+                "idle_s": IDLE_S,
             }
         ).encode()
 
@@ -170,6 +172,7 @@ class WorkerGroup:
         worker.on_room = self._room
         worker.on_worn = self._worn
         worker.on_external = self._on_external
+        worker.on_dropped = self._pool.dropped
         worker.outputs = self._outputs
         worker.sources.most = self._source_lists
         return worker

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 READY_TIMEOUT_S = 30.0
 MSG_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+DROPPED_S = 0.25  # after which those that have nothing to do hear of memory that others have given back
 FORK_LIMIT_S = 30.0  # a master that takes longer to fork is replaced, and all its workers with it
 
 
@@ -48,6 +49,8 @@ class WorkerPool:
         self._ready = threading.Event()
         self._workers: dict[int, tuple[Worker, bytes]] = {}
         self._closing = False
+        self._telling = False  # _tell_dropped() will be called
+        self.on_dropped: Callable[[], None] = self.forget_gone  # of several pools: forget_gone() of all
 
     # ---- the master -------------------------------------------------------------------------------------
 
@@ -128,8 +131,7 @@ class WorkerPool:
         elif message["op"] == "exited":
             self._workers.pop(message["id"], None)
             worker.exited(message["code"], message["signal"])
-            for other, _ in list(self._workers.values()):
-                other.forget_gone()
+            self.dropped()
 
     def _master_gone(self, sock: socket.socket) -> None:
         """Its workers died with it."""
@@ -190,6 +192,22 @@ class WorkerPool:
         """Sends a signal to every worker process. [any thread]"""
         for worker, _ in list(self._workers.values()):
             worker.kill(number)
+
+    def dropped(self) -> None:
+        """A worker has given back memory, or is gone: others may map it still. I/O thread."""
+        if not self._telling:
+            self._telling = True
+            self.io.loop.call_later(DROPPED_S, self._tell_dropped)
+
+    def _tell_dropped(self) -> None:
+        self._telling = False
+        self.on_dropped()
+
+    def forget_gone(self) -> None:
+        """Tells workers that have nothing to do which memory is gone, so that they do not hold on to it. Others hear
+        of it with their next message. I/O thread."""
+        for worker, _ in list(self._workers.values()):
+            worker.forget_gone()
 
     def start_group(
         self,

@@ -92,6 +92,7 @@ class Worker:
         self.on_worn: Callable[[Worker, str], None] = lambda _, __: None  # should be replaced; may come again
         self.on_room: Callable[[], None] = lambda: None
         self.on_external: External | None = None  # None: no source
+        self.on_dropped: Callable[[], None] = lambda: None  # it has given memory back, which others may map still
         self.outputs = 0  # ports
         self.kill_by_master: Callable[[int], None] = lambda _: None
         self._io = io
@@ -424,6 +425,7 @@ class Worker:
             numbers = reader.words("I")
             reader.end()
             self._peer.unmap(numbers)
+            self.on_dropped()
         elif kind == protocol.EXTERNAL and self.on_external is not None:
             if reader.count != 1:
                 raise ProtocolError("external data of several sessions")

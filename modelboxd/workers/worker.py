@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import socket
+import struct
 import sys
 import threading
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 from modelbox import buffer as buffer_module
 from modelbox import log as unit_log
 from modelbox import meta
+from modelbox._core import lib
 from modelbox._core.memory import Pool
 from modelbox.buffer import BufferList
 from modelbox.configuration import Configuration
@@ -93,6 +95,8 @@ class Worker:
         self.outputs: list[str] = []
         self.node = ""
         self.begun = 0.0  # when the call under way began, 0.0: none; read by the heart's thread
+        self.idle_s = 0.0  # see trim(); 0: never
+        self.may_trim = False  # there was something to do since the last trim(); receive() then waits for idle_s only
         self.streams: dict[int, StreamState] = {}
         self.sessions: dict[int, SessionContext] = {}
         self.enter()
@@ -107,7 +111,14 @@ class Worker:
     def receive(self) -> Reader | None:
         """The next message; None when the daemon is gone."""
         # It sleeps until something comes: looking for it in a loop takes the CPU that the sender needs.
-        size, ancillary, _, _ = self.sock.recvmsg_into(self.places, protocol.ANCILLARY)
+        try:
+            size, ancillary, _, _ = self.sock.recvmsg_into(self.places, protocol.ANCILLARY)
+        except BlockingIOError:  # nothing for idle_s
+            self.trim()
+            size, ancillary, _, _ = self.sock.recvmsg_into(self.places, protocol.ANCILLARY)
+        if not self.may_trim and self.idle_s:
+            self.may_trim = True
+            self.limit_wait(self.idle_s)
         if not size:
             return None
         reader = Reader(self.peer, memoryview(self.incoming)[:size])
@@ -124,14 +135,32 @@ class Worker:
         for fd in fds:
             os.close(fd)
 
+    def limit_wait(self, seconds: float) -> None:
+        """How long receive() waits for a message; 0 = for ever. The kernel counts, so it costs nothing per message."""
+        whole = int(seconds)
+        limit = struct.pack("@ll", whole, int((seconds - whole) * 1e6))
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+
+    def trim(self) -> None:
+        """There was nothing to do for a while after work: gives memory back that is kept for more work, once."""
+        self.may_trim = False
+        self.limit_wait(0.0)
+        self.pool.trim()
+        lib.mb_trim_malloc()
+        with self.sending:
+            self._send_news()
+
     def send(self, message: bytes) -> None:
         with self.sending:
-            for news, fd in self.arenas.news():
-                if fd is None:
-                    self.sock.send(news)
-                else:
-                    socket.send_fds(self.sock, [news], [fd])
+            self._send_news()
             self.sock.send(message)
+
+    def _send_news(self) -> None:
+        for news, fd in self.arenas.news():
+            if fd is None:
+                self.sock.send(news)
+            else:
+                socket.send_fds(self.sock, [news], [fd])
 
     def send_log(self, level: int, file: str, line: int, text: str) -> None:
         body = f"{file}\0{text}".encode("utf-8", "replace")[:32768]
@@ -174,6 +203,7 @@ class Worker:
         self.node = order["node"]
         self.inputs, self.outputs = order["inputs"], order["outputs"]
         self.role, self.framed = order["role"], order["framed"]
+        self.idle_s = order["idle_s"]
         self.sections = (f"flowunit.{order['unit']}.", f"node.{self.node}.")
         try:
             self.use(load_unit(order["toml"], order["entry"]))
