@@ -278,3 +278,6 @@ class SourceEntry:
 
     def has_room(self) -> bool:
         return self._step.has_entry_room()
+
+    def troubles(self) -> list[tuple[str, str]]:
+        return self._step.job.troubles()

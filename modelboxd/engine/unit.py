@@ -125,6 +125,9 @@ class Entry(Protocol):
     def has_room(self) -> bool:
         """False when back-pressure from the graph has filled the entry queue."""
 
+    def troubles(self) -> list[tuple[str, str]]:
+        """(node, reason) of every node of the job where work cannot go on for now."""
+
 
 class SinkUnit(BuiltinUnit):
     """Base class of built-in STREAM units with one input port, no output ports, and `exception_visible`, that get

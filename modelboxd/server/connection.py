@@ -40,7 +40,8 @@ class Direct(Protocol):
     """A unit that takes requests without a handler of aiohttp. All on the I/O thread, none raises."""
 
     def prepare(self, head: Head) -> Any:
-        """What is kept with a plain head for run(); an Answer: always that; None: by a handler of aiohttp."""
+        """What is kept with a plain head for run(); an Answer: always that; None: by a handler of aiohttp. It may put
+        somebody else in `head.direct`."""
 
     def take(self, sink: Any) -> Reply | Answer:
         """A request has begun; an Answer refuses it."""

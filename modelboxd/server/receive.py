@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,9 @@ log = logging.getLogger(__name__)
 
 METHODS = frozenset({"POST", "PUT", "GET", "DELETE"})
 ALLOW = {"Allow": "POST, PUT, GET, DELETE"}
-HEALTH = Answer(200, Headers({"Content-Type": "application/json"}), b'{"status":200,"message":"success"}')
+HEALTH_HEADERS = Headers({"Content-Type": "application/json"})
+HEALTHY = Answer(200, HEALTH_HEADERS, b'{"status":200,"message":"success"}')
+TROUBLE_S = 0.25  # how long a trouble is told again without another look, which asks the kernel about processes
 STRING_KIND = 2
 HEADERS_LIMIT = 128 << 10  # bytes of all headers together
 READ_TIMEOUT_S = 30.0  # a body that stops coming, for units without a time limit of their own
@@ -72,6 +75,40 @@ class _Waiter:
             self.answer.set_result(Answer(status, headers, bytes(body), close).response())
 
 
+class Health:
+    """What `/health` below an endpoint says: whether the nodes of its job can work. Stands for the unit where such
+    requests come directly (connection.Direct)."""
+
+    def __init__(self, unit: HttpSource) -> None:
+        self._unit = unit
+        self._trouble: Answer | None = None
+        self._until = 0.0
+
+    def answer(self) -> Answer:
+        """The answer of this moment. Cheap. [I/O thread]"""
+        unit = self._unit
+        now = unit.services.io.loop.time()
+        if self._trouble is None or now >= self._until:
+            troubles = unit.entry.troubles()
+            text = "; ".join(f"node '{node}': {reason}" for node, reason in troubles)
+            body = json.dumps({"status": 503, "message": text}, separators=(",", ":")).encode()
+            self._trouble = Answer(503, HEALTH_HEADERS, body) if troubles else None
+            self._until = now + TROUBLE_S
+        return self._trouble or HEALTHY
+
+    def prepare(self, head: Head) -> Any:
+        return b""
+
+    def take(self, sink: Any) -> Reply | Answer:
+        return self.answer()
+
+    def wait(self, reply: Reply) -> None:
+        raise InternalError("health has no replies that wait")
+
+    def run(self, reply: Reply, prepared: Any, body: bytes | bytearray) -> None:
+        raise InternalError("health has no replies that wait")
+
+
 class HttpSource(SourceUnit):
     """Base of httpserver_sync_receive and httpserver_async: everything but what becomes of the session.
 
@@ -92,6 +129,7 @@ class HttpSource(SourceUnit):
         self.stopping = False
         self._entry: Entry | None = None
         self._route: Route | None = None
+        self._health = Health(self)
         self._waiting: dict[Reply, None] = {}  # by deadline, since all wait equally long
         self._timer: asyncio.TimerHandle | None = None
         self._arriving: set[Reply] = set()  # of which there is no session yet
@@ -176,11 +214,12 @@ class HttpSource(SourceUnit):
     # ---- direct requests (I/O thread; see connection.Direct) --------------------------------------------
 
     def prepare(self, head: Head) -> Any:
-        """The meta of such a request, the answer of /health, or None where handle() has to refuse."""
+        """The meta of such a request, or None where handle() has to refuse."""
         if head.method not in METHODS or head.length > self.max_body:
             return None
         if head.path == self.endpoint.prefix + "/health":
-            return HEALTH
+            head.direct = self._health
+            return self._health.prepare(head)
         try:
             return self._meta(head.method, head.uri, head.raw_headers, head.length)
         except Refused:
@@ -261,7 +300,7 @@ class HttpSource(SourceUnit):
         if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
             return error_answer(501, "of transfer encodings only chunked is known", close=True)
         if request.rel_url.path == self.endpoint.prefix + "/health":
-            return HEALTH
+            return self._health.answer()
         return None
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -457,6 +457,8 @@ class WorkerGroup:
 
     def trouble(self) -> str:
         """Why no work can go on here for now, in words for everybody; "" when it can."""
+        if any(worker.is_at_work() for worker in self.workers):
+            return ""  # without a look at /proc
         status = self.status()
         if status.state != "down":
             return ""

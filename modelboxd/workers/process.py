@@ -153,6 +153,12 @@ class Worker:
             return False
         return self.ready and self.alive and len(self._trips) < IN_FLIGHT
 
+    def is_at_work(self) -> bool:
+        """Whether it takes work, now or when it is done with what it has, as far as is known without asking. [any
+        thread]"""
+        watchdog = self.watchdog
+        return self.ready and self.alive and not (self.ending or watchdog.stopped or watchdog.is_silent)
+
     def outstanding(self) -> int:
         """Calls at this worker now. [any thread]"""
         return sum(len(trip.calls) for trip in list(self._trips.values()))

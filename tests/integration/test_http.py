@@ -318,3 +318,19 @@ def test_malformed_requests(start: Start) -> None:
             answer = sock.recv(4096)
             assert any(status in answer for status in (b" 400 ", b" 431 ")) or answer == b""
     assert server.request("/v1", b"fine")[1] == b"fine"
+
+
+def test_health_of_an_endpoint_while_its_node_has_no_workers(start: Start) -> None:
+    server = start(
+        ECHO.replace("for b", "import os; os.path.exists(str(ctx.input('in')[0])) and os._exit(7)\n        for b"),
+        attrs="max_restarts=2",
+    )
+    assert server.request("/v1/health", method="GET")[0] == 200
+    assert server.request("/v1", b"x")[:2] == (200, b"x")
+    for _ in range(2):
+        assert server.request("/v1", b"/")[0] in (500, 502)
+    server.wait_for("2 crashes in a row")
+    status, body, _ = server.request("/v1/health", method="GET")
+    assert status == 503
+    message = json.loads(body)["message"]
+    assert message.startswith("node 'u': its workers have crashed 2 times in a row; next try in "), message

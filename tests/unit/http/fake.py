@@ -56,6 +56,7 @@ class FakeEntry:
     work: Callable[[FakeSession, Buffer], None]
     refuse: Callable[[], ModelBoxError] | None = None
     sessions: list[FakeSession] = field(default_factory=list)
+    trouble: list[tuple[str, str]] = field(default_factory=list)
     opened: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     def open(self, private: Any = None, on_end: Any = None) -> FakeSession:
@@ -76,6 +77,9 @@ class FakeEntry:
 
     def has_room(self) -> bool:
         return True
+
+    def troubles(self) -> list[tuple[str, str]]:
+        return self.trouble
 
     def wait_session(self) -> FakeSession:
         """The next session that a request opened."""

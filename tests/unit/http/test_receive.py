@@ -14,6 +14,7 @@ import pytest
 from modelbox.buffer import Buffer
 from modelbox.device import CPU
 from modelbox.errors import BusyError, ConfigError, OutOfMemoryError, ShutdownError, TimedOutError
+from modelboxd.server import receive
 from tests.unit.http.fake import LIMIT_S, Bench, Client, FakeSession
 
 
@@ -105,6 +106,27 @@ def test_health_is_the_exact_path(bench: Bench) -> None:
         assert client.post(b"x", path="/v1/healthy").body == b"x"
         assert client.post(b"x", path="/health").status == 404
         assert client.post(b"x", path="/v10").status == 404
+
+
+@pytest.mark.parametrize("way", ["HTTP/1.1", "HTTP/1.0"])  # directly, and by aiohttp's handler
+def test_health_tells_troubles(bench: Bench, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    monkeypatch.setattr(receive, "TROUBLE_S", 0.0)
+    unit, entry = bench.serve()
+
+    def ask() -> Any:
+        with Client(unit.port) as client:
+            client.send(f"GET /v1/health {way}\r\nHost: x\r\n\r\n".encode())
+            return client.answer()
+
+    for _ in range(2):
+        assert ask().status == 200
+        entry.trouble = [("a", "its workers sleep"), ("b", 'no "worker"')]
+        answer = ask()
+        assert (answer.status, answer.headers["Content-Type"]) == (503, "application/json")
+        assert answer.json() == {"status": 503, "message": "node 'a': its workers sleep; node 'b': no \"worker\""}
+        entry.trouble = []
+    assert ask().status == 200
+    assert not entry.sessions
 
 
 # ---- limits -----------------------------------------------------------------------------------------------
