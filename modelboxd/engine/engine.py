@@ -8,7 +8,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from modelbox._core import ffi, lib
 from modelbox._core.memory import check, new_error
 from modelbox.errors import DriverError, GraphError, UnitError, Where
 from modelbox.spec import UnitKind, UnitSpec
+from modelboxd.drivers.unit_toml import read_unit
 from modelboxd.engine.builtin import BuiltinStep
 from modelboxd.engine.clock import Clock, IoClock
 from modelboxd.engine.job import Job, JobSettings
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 
 PATIENCE_S = 1e8  # units in this process: a debugger may hold open()
 NO_LIMITS = Life(heartbeat_timeout_ms=0, orphan_timeout_ms=0, restart="never", max_restarts=0)
+TAKEN_OVER = ("entry", "config", "environment", "description", "group", "base")  # of a changed TOML (reload)
 SOURCE_BYTES = 64 << 20  # data of a source in Python that waits for its calls, where queue_bytes says nothing
 
 
@@ -241,6 +243,7 @@ class Engine:
             on_room=on_room,
             on_external=on_external,
             room=(0, 0) if node.drop else (node.queue_size_external, node.queue_bytes or SOURCE_BYTES),
+            reread=lambda: reread(node),
             device_ids=[part.strip() for part in node.device_id.split(",") if part.strip()],
         )
 
@@ -266,6 +269,21 @@ class Engine:
         """Ends the worker processes. Jobs must be stopped."""
         for pool in self._workers.values():
             pool.close(timeout_s)
+
+
+def reread(node: model.Node) -> tuple[UnitSpec, dict[str, str]]:
+    """The unit of a Python node and its options, from its TOML as it is now. Raises ModelBoxError where that says what
+    a job cannot take over while it runs."""
+    old = node.unit
+    new = read_unit(Path(old.path), builtin_dir=Path(old.path))
+    if new is None:
+        raise DriverError(f"{old.path}: is no flow unit any more")
+    changed = [item.name for item in fields(UnitSpec) if getattr(new, item.name) != getattr(old, item.name)]
+    fixed = [name for name in changed if name not in TAKEN_OVER]
+    if fixed:
+        raise UnitError(f"{old.path}: {', '.join(fixed)} changed", hint="replace the job, or start it again")
+    options = dict(new.config) | {key: text for key, text in node.options.items() if old.config.get(key) != text}
+    return new, options
 
 
 def _lane(target: Step, source: Endpoint, end: Endpoint) -> int:

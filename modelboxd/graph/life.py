@@ -17,9 +17,9 @@ MOST_S = MOST_MS // 1000
 
 @dataclass(frozen=True, slots=True)
 class LifeOption:
-    """One option: a whole number from `least` to `most`, or one of `words`."""
+    """One option: a whole number from `least` to `most`, one of `words`, or true or false."""
 
-    default: int | str
+    default: int | str  # bool: true or false
     help: str
     least: int = 0
     most: int = 1 << 31
@@ -28,6 +28,10 @@ class LifeOption:
 
     def read(self, text: str) -> int | str:
         """The value that a text means. Raises ValueError, which says what is allowed."""
+        if isinstance(self.default, bool):
+            if text.lower() in ("true", "false", "1", "0"):
+                return text.lower() in ("true", "1")
+            raise ValueError("true or false")
         if self.words:
             if text in self.words:
                 return text
@@ -77,6 +81,10 @@ OPTIONS = {
         "killed; 0 = no limit",
         most=1 << 24,
     ),
+    "reload": LifeOption(
+        False,
+        "for development: workers are replaced when a .py or .toml file in the folder of their unit has changed",
+    ),
 }
 
 
@@ -94,6 +102,7 @@ class Life:
     restart_cooldown_s: int = 10
     max_requests: int = 0
     memory_limit_mb: int = 0
+    reload: bool = False
 
     def having(self, values: Mapping[str, int | str]) -> Life:
         """The same with other values for some."""

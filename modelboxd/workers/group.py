@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -22,7 +23,8 @@ from modelboxd.workers import environment
 from modelboxd.workers.health import GroupStatus, WorkerState, WorkerStatus, memory_of, process_state
 from modelboxd.workers.process import Answer, External, Wanted, Worker
 from modelboxd.workers.protocol import WorkerCall, WorkerResult
-from modelboxd.workers.supervision import Breaker, Supervision
+from modelboxd.workers.reload import Watcher
+from modelboxd.workers.supervision import LAST_DELAY_S, Breaker, Supervision
 
 if TYPE_CHECKING:
     from modelboxd.workers.pool import WorkerPool
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 RETRY_DELAY_S = 0.5  # when a worker could not be started at all, as while the python-master is being replaced
 CLOSE_LIMIT_S = 10.0  # how long a recycled worker may take to close its unit
+MOST_OLD = 8  # replaced workers of a place that finish their streams; changed files wait for the end of one then
 GONE_LIMIT_S = 10.0  # a killed process that is still there is told
 IDLE_S = 30.0  # a worker that has heard nothing for so long after work gives back the memory that it keeps for more
 
@@ -65,11 +68,15 @@ class Place:
         self.number = number
         self.worker: Worker | None = None
         self.heir: Worker | None = None  # is being started, and takes over when it is ready
-        self.old: Worker | None = None  # has been replaced, and finishes what it has
+        self.old: list[Worker] = []  # have been replaced, and finish what they have
         self.restarts = 0
         self.wait_s: float | None = None  # until the next start; None: there is none
         self.timer: Any = None
         self.not_before = 0.0  # the next try to start an heir, as the loop counts time
+
+    def all(self) -> list[Worker]:
+        """The worker that gets the work, its heir, the old ones."""
+        return [worker for worker in (self.worker, self.heir, *self.old) if worker is not None]
 
 
 class WorkerGroup:
@@ -88,7 +95,9 @@ class WorkerGroup:
         on_external: External | None = None,
         room: tuple[int, int] = (0, 0),
         device_ids: Sequence[str] = (),
+        reread: Callable[[], tuple[UnitSpec, dict[str, str]]] | None = None,
     ) -> None:
+        self._reread = reread
         self._device_ids = device_ids
         self._pool = pool
         self._on_external = on_external
@@ -114,22 +123,12 @@ class WorkerGroup:
         self.workers: list[Worker] = []  # those that get new work, also when they are lost and not yet replaced
         self.recycled = 0
         self._source = not unit.inputs
-        self._order = json.dumps(
-            {
-                "node": node,
-                "unit": unit.name,
-                "device": unit.device,
-                "toml": unit.path,
-                "entry": unit.entry,
-                "config": config,
-                "inputs": [port.name for port in unit.inputs],
-                "outputs": [port.name for port in unit.outputs],
-                "role": unit.role if unit.inputs else "source",
-                "framed": unit.flow_type is FlowType.STREAM or unit.collapse,
-                "room": room,
-                "idle_s": IDLE_S,
-            }
-        ).encode()
+        self._room_of_source = room
+        self._config = config
+        self._watcher: Watcher | None = None
+        self._version = 0  # of the unit's files: how often they have changed
+        self._opened_version = 0  # that a worker has opened
+        self._refused_version = -1  # that one could not
 
     @property
     def restarts(self) -> int:
@@ -141,6 +140,8 @@ class WorkerGroup:
     def start(self) -> None:
         """Starts all workers and waits until every one has opened its unit. Raises UnitError with the unit's reason."""
         timeout_s = self._open_timeout_s
+        if self._life.reload:
+            self._watcher = Watcher(os.path.dirname(self._unit.path), self._files_changed)
         try:
             for place in self._places:
                 place.worker = self._make(place)
@@ -161,10 +162,12 @@ class WorkerGroup:
             self.close(1.0)
             raise
         self._open = True
+        self._pool.io.call(self._renew)  # files that have changed meanwhile
 
     def _make(self, place: Place) -> Worker:
         name = f"{self._job}/{self._node}#{place.number}"
         worker = Worker(name, place.number, self._pool.io, self._pool.memory, self._life)
+        worker.version = self._version
         worker.worn_at = self._life.max_requests
         worker.on_ready = self._ready
         worker.on_lost = self._lost
@@ -182,7 +185,28 @@ class WorkerGroup:
         env = environment.of_worker(
             self._unit, worker.number, cpus=cpu_count(), workers=count, device_ids=self._device_ids
         )
-        self._pool.spawn(worker, self._order, f"modelbox: python-worker {worker.name}", env)
+        self._pool.spawn(worker, self._order(worker), f"modelbox: python-worker {worker.name}", env)
+
+    def _order(self, worker: Worker) -> bytes:
+        """The body of its OPEN message."""
+        unit = self._unit
+        order = {
+            "node": self._node,
+            "unit": unit.name,
+            "device": unit.device,
+            "toml": unit.path,
+            "entry": unit.entry,
+            "config": self._config,
+            "inputs": [port.name for port in unit.inputs],
+            "outputs": [port.name for port in unit.outputs],
+            "role": unit.role if unit.inputs else "source",
+            "framed": unit.flow_type is FlowType.STREAM or unit.collapse,
+            "room": self._room_of_source,
+            "idle_s": IDLE_S,
+            "reload": self._life.reload,
+            "trial": worker.trial,
+        }
+        return json.dumps(order).encode()
 
     # ---- replacing --------------------------------------------------------------------------------------------
 
@@ -195,6 +219,7 @@ class WorkerGroup:
         worker = self._make(place)
         if as_heir:
             place.heir = worker
+            worker.trial = self._source  # two of them would both produce
         else:
             self._put(place, worker)
             place.restarts += 1
@@ -255,8 +280,8 @@ class WorkerGroup:
     def _room(self) -> None:
         if not self._closing:
             for place in self._places:
-                if place.old is not None:
-                    self._end_drained(place, place.old)
+                for old in place.old:
+                    self._end_drained(old)
             self._on_room()
 
     def _of(self, worker: Worker) -> dict[str, str]:
@@ -266,8 +291,14 @@ class WorkerGroup:
     def _ready(self, worker: Worker) -> None:
         log.info("python worker %s is ready (pid %d)", worker.name, worker.pid, extra=self._of(worker))
         place = self._places[worker.number]
-        if worker is place.heir:
+        if worker.version == self._version:
+            self._opened_version = self._version
+        if worker is place.heir and worker.trial:
+            self._tried(place, worker)
+        elif worker is place.heir:
             self._inherit(place, worker)
+        if self._open:
+            self._renew()
         if self._supervision.breaker is Breaker.HALF_OPEN:
             worker.on_answered = self._proved
         self._judge()
@@ -292,8 +323,12 @@ class WorkerGroup:
                 self._failure = self._failure or worker.failure or cause
                 self._changed.notify_all()
             return
-        if worker is place.old or (worker is place.worker and worker.ending):
+        if worker in place.old or (worker is place.worker and worker.ending):
             self._lost_old(place, worker, cause)
+            return
+        heir_of = place.worker if worker is place.heir else None
+        if heir_of is not None and heir_of.alive and heir_of.version != worker.version:
+            self._lost_newer(place, worker, cause)
             return
         cause = f"{cause}: {worker.failure}" if worker.failure else cause
         was = self._supervision.breaker
@@ -320,8 +355,8 @@ class WorkerGroup:
     def _take_answered(self, worker: Worker) -> tuple[bool, int]:
         """Whether any call was answered since the last loss, and how many there are now."""
         self._answered += worker.answered
-        known = [other for place in self._places for other in (place.worker, place.heir, place.old)]
-        now = self._answered + sum(other.answered for other in known if other is not None and other.alive)
+        known = [other for place in self._places for other in place.all()]
+        now = self._answered + sum(other.answered for other in known if other.alive)
         return now > self._answered_before, now
 
     def _opened(self) -> None:
@@ -367,7 +402,7 @@ class WorkerGroup:
         place = self._places[worker.number]
         if self._closing or not self._open or worker is not place.worker or worker.ending:
             return
-        if place.heir is not None or place.old is not None or self._supervision.breaker is not Breaker.CLOSED:
+        if place.heir is not None or place.old or self._supervision.breaker is not Breaker.CLOSED:
             return
         if self._pool.io.loop.time() < place.not_before:
             return
@@ -386,10 +421,10 @@ class WorkerGroup:
         self.recycled += 1
         if old is not None and old.alive:
             old.heir = heir
-            place.old = old
-            self._end_drained(place, old)
+            place.old.append(old)
+            self._end_drained(old)
 
-    def _end_drained(self, place: Place, old: Worker) -> None:
+    def _end_drained(self, old: Worker) -> None:
         if old.is_drained() and not old.ending:
             self._end(old)
 
@@ -406,11 +441,83 @@ class WorkerGroup:
         """A worn worker has ended, mostly because it was told to."""
         if not (worker.clean and worker.ending):
             log.error("%s", cause, extra=self._about)
-        if worker is place.old:
-            place.old = None
+        if worker in place.old:
+            place.old.remove(worker)
+            self._renew()  # it may have waited for the end of this one
         else:
             self.recycled += 1
             self._wait(place, 0.0)
+
+    # ---- changed files (reload) -------------------------------------------------------------------------------
+
+    def _files_changed(self, files: list[str]) -> None:
+        """Some of the unit's files are others now. [the watcher's thread]"""
+        try:
+            news = self._reread() if self._reread is not None else None
+        except ModelBoxError as error:
+            log.error("node '%s': its workers go on as they are: %s", self._node, error, extra=self._about)
+            return
+        log.info("node '%s': %s changed, its workers are replaced", self._node, ", ".join(files), extra=self._about)
+        self._pool.io.call(self._take_change, news)
+
+    def _take_change(self, news: tuple[UnitSpec, dict[str, str]] | None) -> None:
+        if self._closing:
+            return
+        self._version += 1
+        if news is not None:
+            self._unit, self._config = news
+        if not self._open:  # start() looks again
+            return
+        self._supervision.renew()
+        for place in self._places:
+            if place.heir is not None:
+                place.heir.condemn("has an older version of its unit's files")
+            elif not _is_alive(place.worker) and self._supervision.breaker is Breaker.CLOSED:
+                if place.timer is not None:
+                    place.timer.cancel()
+                    place.timer = None
+                self._wait(place, 0.0)
+        if self._supervision.breaker is Breaker.OPEN:
+            self._try_again()
+        self._renew()
+
+    def _renew(self) -> None:
+        """Starts heirs of workers that have an older version of the unit's files: one, and all others when that has
+        opened."""
+        if self._closing or self._refused_version == self._version:
+            return
+        for place in self._places:
+            worker = place.worker
+            if place.heir is None:
+                if worker is None or not worker.alive or not worker.ready or worker.ending:
+                    continue
+                if worker.version == self._version or len(place.old) >= MOST_OLD:
+                    continue
+                self._begin(place, as_heir=True)
+            if self._opened_version != self._version:
+                return
+
+    def _tried(self, place: Place, trial: Worker) -> None:
+        """The changed files of a source can be loaded."""
+        place.heir = None
+        place.old.append(trial)
+        self._end(trial)
+        worker = place.worker
+        if worker is not None and worker.alive and not worker.ending and trial.version == self._version:
+            self._end(worker)
+
+    def _lost_newer(self, place: Place, heir: Worker, cause: str) -> None:
+        """A worker with changed files has not opened; the one that it should have replaced goes on."""
+        place.heir = None
+        place.not_before = self._pool.io.loop.time() + LAST_DELAY_S
+        if heir.version != self._version:  # they have changed once more
+            self._renew()
+        elif heir.innocent:
+            self._pool.io.loop.call_later(RETRY_DELAY_S, self._renew)
+        else:
+            self._refused_version = self._version
+            text = "node '%s': the changed files are not used, its old workers go on: %s"
+            log.error(text, self._node, heir.failure or cause, extra=self._about)
 
     # ---- for the engine [any thread] ------------------------------------------------------------------------------
 
@@ -469,7 +576,7 @@ class WorkerGroup:
 
     def _statuses(self, place: Place) -> list[WorkerStatus]:
         made = [self._status(place, place.worker)]
-        made += [self._status(place, worker) for worker in (place.heir, place.old) if worker is not None]
+        made += [self._status(place, worker) for worker in place.all() if worker is not place.worker]
         return made
 
     def _status(self, place: Place, worker: Worker | None) -> WorkerStatus:
@@ -504,7 +611,7 @@ class WorkerGroup:
             return WorkerState.STUCK
         if not worker.ready:
             return WorkerState.OPENING
-        if worker is place.old or worker.ending:
+        if worker in place.old or worker.ending:
             return WorkerState.RECYCLING
         if worker.watchdog.is_silent:
             return WorkerState.STUCK
@@ -515,10 +622,11 @@ class WorkerGroup:
     def close(self, timeout_s: float) -> None:
         """Lets the workers close their units, kills what is still there after `timeout_s`."""
         self._closing = True
+        if self._watcher is not None:
+            self._watcher.close()
         if self._pool.io.is_current():
             raise RuntimeError("close() would wait for its own thread")
-        known = [other for place in self._places for other in (place.worker, place.heir, place.old)]
-        workers = [worker for worker in known if worker is not None]
+        workers = [worker for place in self._places for worker in place.all()]
         for worker in workers:
             worker.stop()
         with self._changed:

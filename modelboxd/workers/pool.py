@@ -222,14 +222,18 @@ class WorkerPool:
         on_external: External | None = None,
         room: tuple[int, int] = (0, 0),
         device_ids: Sequence[str] = (),
+        reread: Callable[[], tuple[UnitSpec, dict[str, str]]] | None = None,
     ) -> WorkerGroup:
         """Starts the workers of a node; returns when every one has opened its unit. Raises UnitError.
 
         `on_room()` tells that a worker may take more, `on_external()` brings what a source unit sends; I/O thread.
         `room`: how many lists of a source unit may wait for their calls, and how many bytes in them; 0 = any
-        number. `device_ids`: GPUs of a unit for cuda, dealt out to the workers.
+        number. `device_ids`: GPUs of a unit for cuda, dealt out to the workers. `reread()`: unit and config anew, when
+        files of the unit have changed; raises ModelBoxError. Called on a thread of its own.
         """
-        group = WorkerGroup(self, unit, node, job, config, life, open_timeout_s, on_room, on_external, room, device_ids)
+        group = WorkerGroup(
+            self, unit, node, job, config, life, open_timeout_s, on_room, on_external, room, device_ids, reread
+        )
         group.start()
         return group
 

@@ -67,6 +67,13 @@ class Supervision:
         self.restarts += 1
         return FIRST_DELAY_S
 
+    def renew(self) -> None:
+        """The unit's code has changed: what it has done before says nothing any more, and a trial may start at once."""
+        self.crashes = 0
+        self._times.clear()
+        self._trials = 0
+        self._retry_at = self._clock()
+
     def retry_in(self) -> float:
         """Seconds until a trial may start; 0 when the breaker is not open."""
         return max(0.0, self._retry_at - self._clock()) if self.breaker is Breaker.OPEN else 0.0

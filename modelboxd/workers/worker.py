@@ -206,7 +206,13 @@ class Worker:
         self.idle_s = order["idle_s"]
         self.sections = (f"flowunit.{order['unit']}.", f"node.{self.node}.")
         try:
-            self.use(load_unit(order["toml"], order["entry"]))
+            # Python tells a file that was changed twice within a second by its size alone.
+            sys.dont_write_bytecode = sys.dont_write_bytecode or order["reload"]
+            unit = load_unit(order["toml"], order["entry"])
+            if order["trial"]:
+                self.sock.send(header_only(protocol.READY))
+                return True
+            self.use(unit)
             # Whatever its number among those of the server, it is the only one that this process sees.
             self.unit._device = Device(order["device"], "0")
             self.unit._external_data = self.externals.open if self.role == "source" else None

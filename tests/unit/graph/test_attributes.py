@@ -209,6 +209,7 @@ PY = "flowunit=py, "
         ('restart="on-failure", max_restarts=0', {"restart": "on-failure", "max_restarts": 0}),
         ("process_timeout_ms=250, memory_limit_mb=512", {"process_timeout_ms": 250, "memory_limit_mb": 512}),
         ("heartbeat_timeout_ms=0, orphan_timeout_ms=5", {"heartbeat_timeout_ms": 0, "orphan_timeout_ms": 5}),
+        ("reload=true", {"reload": True}),
         ("max_requests=1000, restart_window_s=60", {"max_requests": 1000, "restart_window_s": 60}),
     ],
 )
@@ -224,6 +225,7 @@ def test_life_of_workers(text: str, life: dict[str, object]) -> None:
     [
         ("workers=0", "a whole number from 1 to 1024, or auto"),
         ("workers=many", "a whole number from 1 to 1024, or auto"),
+        ("reload=often", "true or false"),
         ("restart=sometimes", "never, on-failure or always"),
         ('process_timeout_ms="1s"', "a whole number from 0 to 604800000"),
         ("restart_cooldown_s=0", "a whole number from 1 to 604800"),
@@ -248,4 +250,4 @@ def test_defaults_of_life_are_the_same_everywhere() -> None:
     for page in pages:
         assert not [name for name in OPTIONS if f"`{name}`" not in page.read_text()], page
     rows = dict(re.findall(r"\n\| `(\w+)` \| .* \| `?([\w-]+)`? \|(?=\n)", pages[0].read_text()))
-    assert {name: str(option.default) for name, option in OPTIONS.items()} == rows
+    assert {name: str(option.default).lower() for name, option in OPTIONS.items()} == rows
