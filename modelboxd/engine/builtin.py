@@ -6,14 +6,15 @@ import logging
 from collections import deque
 from typing import Any
 
+from modelbox import meta
 from modelbox._core import lib
 from modelbox._core.memory import new_list
 from modelbox.buffer import BufferList
 from modelbox.configuration import Configuration
 from modelbox.errors import ModelBoxError
 from modelbox.status import StatusCode
-from modelboxd.engine.calls import Call, RuleBroken, error_lists, run_in_order
-from modelboxd.engine.errors import all_seen, merge, split
+from modelboxd.engine.calls import Call, RuleBroken, error_lists, port_metas, run_in_order
+from modelboxd.engine.errors import all_seen, mark_called, merge, split
 from modelboxd.engine.feed import CoreList, Part
 from modelboxd.engine.job import Job
 from modelboxd.engine.session import Session, Stream
@@ -25,11 +26,14 @@ log = logging.getLogger(__name__)
 
 
 class Context:
-    """What a unit keeps for one stream or sub-stream."""
+    """What a unit keeps for one stream or sub-stream, or for one call where it has no streams."""
 
-    __slots__ = ("events", "failed", "private")
+    __slots__ = ("begun", "events", "failed", "input_metas", "metas", "private")
 
     def __init__(self) -> None:
+        self.input_metas: list[bytes] | None = None  # encoded, per input port
+        self.metas: dict[str, bytes] = {}  # what the unit has set, encoded, per output port
+        self.begun: set[str] = set()  # output ports that it has given something to
         self.private: dict[str, Any] = {}
         self.events: deque[Any] = deque()
         self.failed = False  # stream_begin failed
@@ -38,7 +42,7 @@ class Context:
 class BuiltinCall:
     """The UnitCall that a built-in unit sees."""
 
-    __slots__ = ("_context", "_inputs", "event", "outputs", "session", "stream")
+    __slots__ = ("_context", "_inputs", "_kept", "event", "outputs", "session", "stream")
 
     def __init__(
         self,
@@ -47,12 +51,15 @@ class BuiltinCall:
         session: Session | None,
         context: Context | None = None,
         event: Any = None,
+        kept: Context | None = None,
     ) -> None:
+        """`context` is that of a stream; `kept` holds metas where there is none."""
         self._inputs = inputs
         self.outputs = {port: BufferList() for port in outputs}
         self.session: SessionView | None = session
         self.stream: ContextView | None = context
         self._context = context
+        self._kept = context if context is not None else kept
         self.event = event
 
     def core_input(self, port: str) -> CoreList:
@@ -64,6 +71,16 @@ class BuiltinCall:
 
     def output(self, port: str) -> BufferList:
         return self.outputs[port]
+
+    def input_meta(self, port: str) -> dict[str, Any]:
+        blocks = self._kept.input_metas if self._kept is not None else None
+        return meta.decode(blocks[list(self._inputs).index(port)]) if blocks is not None else {}
+
+    def set_output_meta(self, port: str, values: dict[str, Any]) -> bool:
+        if self._kept is None or port not in self.outputs or port in self._kept.begun:
+            return False
+        self._kept.metas.setdefault(port, meta.encode(values))
+        return True
 
     def drop_outputs(self) -> None:
         """What was given so far does not count."""
@@ -96,7 +113,7 @@ class BuiltinStep(Step):
 
     def execute(self, work: Work) -> None:
         if not self.kind.calls:
-            work.give(self._run_batch(work.inputs))
+            work.give(self._run_batch(work))
             return
         for part in work.parts:
             try:
@@ -120,6 +137,8 @@ class BuiltinStep(Step):
             context = call.context.state
             if context is None:
                 context = call.context.state = Context()
+                context.input_metas = call.input_metas
+        known = len(context.metas) if context is not None else 0
         has_data = call.count > 0
         event = status = None
         if context is not None and call.event:
@@ -145,6 +164,10 @@ class BuiltinStep(Step):
             call.more = bool(context.events)
         if call.error is not None:
             made.drop_outputs()
+        if context is not None:
+            context.begun.update(port for port, items in made.outputs.items() if len(items))
+            if len(context.metas) > known:
+                call.metas = [context.metas.get(port, b"") for port in self.output_ports]
         if call.end and not call.more and context is not None and self.kind.framed:
             self._end(made, context)
         call.outputs = [made.outputs[port].to_core(self.job.pool) for port in self.output_ports]
@@ -183,16 +206,20 @@ class BuiltinStep(Step):
 
     # ---- NORMAL -------------------------------------------------------------------------------------------
 
-    def _run_batch(self, inputs: list[CoreList]) -> list[CoreList]:
+    def _run_batch(self, work: Work) -> list[CoreList]:
+        inputs = work.inputs
         if all_seen(inputs, self.visible):
-            return self._call_batch(inputs)
+            return self._call_batch(work, inputs)
         kept = split(inputs, self.visible)
-        results = self._call_batch(kept) if kept[0].count else [new_list(0) for _ in self.output_ports]
+        results = self._call_batch(work, kept) if kept[0].count else [new_list(0) for _ in self.output_ports]
         return [merge(inputs, self.visible, items) for items in results]
 
-    def _call_batch(self, inputs: list[CoreList]) -> list[CoreList]:
+    def _call_batch(self, work: Work, inputs: list[CoreList]) -> list[CoreList]:
         count = inputs[0].count
-        call = BuiltinCall(dict(zip(self.input_ports, inputs, strict=True)), self.output_ports, None)
+        first = mark_called(work.parts, work.inputs, self.visible)
+        kept = Context()
+        kept.input_metas = port_metas(self, first.feed)
+        call = BuiltinCall(dict(zip(self.input_ports, inputs, strict=True)), self.output_ports, None, kept=kept)
         try:
             self.unit.process(call)
             outputs = [call.outputs[port].to_core(self.job.pool) for port in self.output_ports]
@@ -200,6 +227,9 @@ class BuiltinStep(Step):
             if isinstance(error, RuleBroken) or not self.output_ports:
                 raise
             return error_lists(self, count, "ProcessError", str(error))
+        finally:
+            if kept.metas:
+                first.metas = [kept.metas.get(port, b"") for port in self.output_ports]
         for port, items in zip(self.output_ports, outputs, strict=True):
             if items.count != count:
                 raise RuleBroken(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modelbox._core import ffi, lib
 from modelbox._core.memory import check, new_error, new_list
-from modelboxd.engine.feed import CoreList
+from modelboxd.engine.feed import CoreList, Part
 
 
 def error_list(count: int, code: str, message: str, depth: int = 0) -> CoreList:
@@ -23,6 +23,20 @@ def error_list(count: int, code: str, message: str, depth: int = 0) -> CoreList:
 def all_seen(inputs: list[CoreList], visible: int) -> bool:
     """Whether a unit gets all positions: no holes, and no error that it does not see."""
     return not lib.mb_lists_unseen(inputs, len(inputs), 0, inputs[0].count, visible)
+
+
+def mark_called(parts: list[Part], inputs: list[CoreList], visible: int) -> Part:
+    """Notes of which parts of a NORMAL run the unit gets values (of one at least), and gives the first of them: the
+    call is one of its stream. `inputs` are those of the parts, joined."""
+    called: Part | None = None
+    first = 0
+    for part in parts:
+        part.called = lib.mb_lists_unseen(inputs, len(inputs), first, part.count, visible) < part.count
+        if called is None and part.called:
+            called = part
+        first += part.count
+    assert called is not None
+    return called
 
 
 def split(inputs: list[CoreList], visible: int) -> list[CoreList]:

@@ -72,6 +72,7 @@ class Part:
     __slots__ = (
         "begin",
         "bytes",
+        "called",
         "count",
         "done",
         "end",
@@ -96,6 +97,7 @@ class Part:
         self.marked = 0  # perf_counter_ns() when it could have been taken
         self.begin = begin  # the stream's first part here
         self.end = end  # nothing follows
+        self.called = False  # NORMAL, in-process or in a worker: a call had values of it
         self.event = False  # no input: calls for events, or calls that had to wait for them
         self.done = False
         self.told = False  # the unit has heard of the stream's end

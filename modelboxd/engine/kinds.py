@@ -60,14 +60,23 @@ class Kind:
         """Passes the results on (lock held)."""
         feed = part.feed
         metas = None
-        if part.metas:
-            feed.out_metas = part.metas
-        if part.metas or feed.meta_news:  # meta may come behind holes and errors that have passed by already
+        own = self.own_metas(part)
+        if own is not None:
+            feed.out_metas = own
+        if own is not None or feed.meta_news:  # meta may come behind holes and errors that have passed by already
             feed.meta_news = False
             inherited = merge_metas(feed.metas)
             own = feed.out_metas or [b""] * len(self.step.output_ports)
             metas = [merge_metas([meta, inherited]) for meta in own]
         self.step.emit(feed.stream, part.outputs, part.end, metas)
+
+    def own_metas(self, part: Part) -> list[bytes] | None:
+        """The stream meta that the unit has set in the part's calls and that counts, per output port (lock held)."""
+        feed = part.feed
+        if feed.opened or not part.called:
+            return None
+        feed.opened = True  # what later calls set comes behind the first output
+        return part.metas
 
     def is_over(self, feed: Feed) -> bool:
         """Whether nothing of a feed whose end was taken is left to run (lock held)."""
@@ -142,6 +151,9 @@ class StreamKind(Kind):
         else:
             part.pieces = []
         part.outputs = [concat(lists) if lists else new_list(0) for lists in outputs]
+
+    def own_metas(self, part: Part) -> list[bytes] | None:
+        return part.metas
 
     def done(self, part: Part) -> None:
         stream_done(part)

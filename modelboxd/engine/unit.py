@@ -54,6 +54,13 @@ class UnitCall(Protocol):
     def send_event(self, event: Any = True) -> None:
         """Asks for one more call in this context, without inputs; stream and expand units only."""
 
+    def input_meta(self, port: str) -> dict[str, Any]:
+        """Stream meta of an input port. NORMAL units: of the stream that the call's first value is of."""
+
+    def set_output_meta(self, port: str, values: dict[str, Any]) -> bool:
+        """Sets stream meta of an output port; the first call per port counts. False behind the first output, and
+        for a port that the unit does not have. NORMAL units: for the stream of input_meta()."""
+
 
 @dataclass(frozen=True, slots=True)
 class Services:

@@ -14,7 +14,7 @@ from modelbox._core import lib
 from modelbox._core.memory import new_list
 from modelbox.errors import InternalError, ModelBoxError, UnitError, WorkerLostError
 from modelboxd.engine.calls import Call, RuleBroken, port_metas, results
-from modelboxd.engine.errors import all_seen, merge, split
+from modelboxd.engine.errors import all_seen, mark_called, merge, split
 from modelboxd.engine.feed import Feed, Part
 from modelboxd.engine.session import Stream
 from modelboxd.engine.step import Step, Work
@@ -220,7 +220,7 @@ class WorkerStep(Step):
             inputs = split(inputs, self.visible)
             if not inputs[0].count:
                 return
-        first = trip.work.parts[0].feed
+        first = mark_called(trip.work.parts, trip.work.inputs, self.visible).feed
         call = Call(first.stream.session, inputs)
         call.input_metas = port_metas(self, first)
         trip.calls.append(call)
@@ -293,6 +293,7 @@ class WorkerStep(Step):
         outputs = [new_list(0) for _ in self.output_ports]
         if trip.calls:
             (call,) = trip.calls
+            next(part for part in work.parts if part.called).metas = call.metas
             outputs = results(self, call, call.count)
             for port, items in zip(self.output_ports, outputs, strict=True):
                 if items.count != call.count:

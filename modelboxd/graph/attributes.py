@@ -226,7 +226,7 @@ class Attributes:
     def _warn_of_near(self, key: str, attr: Attr) -> None:
         """Python units may read what no [config] names; a name that is almost another one is a slip of the pen."""
         known = [name for name in sorted({*self.unit.config, *self._known()}) if _letters(name) != _letters(key)]
-        near = difflib.get_close_matches(key, known, 1, NEAR)
+        near = [name for name in known if _is_swapped(key, name)] or difflib.get_close_matches(key, known, 1, NEAR)
         if near:
             message = f"unit {self.unit.name} declares no option '{key}', it gets it all the same"
             self.warn(message, attr.where, f"did you mean '{near[0]}'?")
@@ -253,6 +253,14 @@ class Attributes:
         if wanted:
             message = f"node '{self.node.name}': option {option.name}={attr.text!r} is not allowed"
             self._complain(message, attr.where, wanted)
+
+
+def _is_swapped(one: str, other: str) -> bool:
+    """Whether two neighbouring letters have changed places; in a short name that makes it less alike than NEAR."""
+    if len(one) != len(other):
+        return False
+    differ = [at for at in range(len(one)) if one[at] != other[at]]
+    return len(differ) == 2 and differ[1] == differ[0] + 1 and sorted(one) == sorted(other)
 
 
 def _letters(name: str) -> str:

@@ -225,3 +225,18 @@ def test_stream_meta_may_be_set_until_there_is_output(run: Run) -> None:
     edges = "u [flowunit=u]; v [flowunit=v]; s:out -> u:in; u:out -> v:in; v:out -> t:in"
     got = run({"u": (body, STREAM), "v": (SHOW, STREAM)}, edges, "skip", "skip", "a", "b")
     assert got == (["a True:a", "b False:a"], None)
+
+
+@pytest.mark.parametrize("reader", [{}, STREAM])
+def test_a_normal_unit_sets_meta_of_the_stream(run: Run, reader: dict[str, Any]) -> None:
+    body = """
+    def process(self, context):
+        meta = modelbox.DataMeta()
+        meta.set_private_string("key", str(context.input("in")[0]))
+        context.set_output_meta("out", meta)
+        for buffer in context.input("in"):
+            context.output("out").push_back(buffer)
+        return modelbox.Status()
+"""
+    edges = "u [flowunit=u]; v [flowunit=v]; s:out -> u:in; u:out -> v:in; v:out -> t:in"
+    assert run({"u": (body, {}), "v": (SHOW, reader)}, edges, "a", "b") == (["a:a", "b:a"], None)

@@ -24,10 +24,13 @@ class CaseNode:
     queue: int = 32
     back: int = 0  # of a loop: the number of the port that leads back
     loop_limit: int = 1000
+    meta: int = 0  # whether the node sets stream meta, and reads it (script.SETS, READS)
 
     @property
     def script(self) -> Script:
-        return Script(self.form.kind, self.op, self.seed, self.form.outputs, self.form.collapse_all, self.back)
+        return Script(
+            self.form.kind, self.op, self.seed, self.form.outputs, self.form.collapse_all, self.back, self.meta
+        )
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ def dot(case: Case) -> str:
         }
         if node.form.kind == "loop":
             attributes |= {"back": node.back, "loop_limit": node.loop_limit}
+        if node.meta:
+            attributes["meta"] = node.meta
         if node.form.kind == "normal" and node.seed % 3 == 0:  # waiting for batches changes no result
             attributes["max_queue_delay_us"] = 300 if node.seed % 2 else 50_000
             if node.seed % 5 == 0 and node.batch > 1:

@@ -22,7 +22,9 @@ from tests.property.script import (
     FREE,
     NATIVE,
     ONE_BY_ONE,
+    READS,
     RUDE,
+    SETS,
 )
 from tests.property.units import Form
 
@@ -41,6 +43,7 @@ EVERYTHING = KINDS | {
     "stream_ports",  # built-in stream units with several outputs
     "narrow_joins",  # several sessions before joins with short queues
     "nested_loops",
+    "meta",  # units that set and read stream meta
 }
 
 
@@ -139,6 +142,18 @@ class Grower:
             ops = [op for op in ops if op not in EVENT_OPS]
         return self.choose(ops)
 
+    def _meta(self, form: Form, place: Place) -> int:
+        """Whether a unit sets and reads stream meta. What is set in a branch, and what units read that see errors, hangs on
+        what comes first; so neither is there."""
+        if "meta" not in self.features or self.rude or form.impl == "native":
+            return 0
+        bits = 0
+        if form.kind in ("normal", "stream", "expand") and not place.fixed and not place.in_loop and self.chance(2):
+            bits |= SETS
+        if form.kind in ("normal", "stream", "expand", "collapse") and not form.sees and self.chance(3):
+            bits |= READS
+        return bits
+
     def node(self, kind: str, wires: Sequence[Wire], outputs: int, place: Place) -> tuple[CaseNode, list[str]]:
         """Adds a node; the beginnings of its output edges."""
         impl = self._impl(kind)
@@ -159,7 +174,9 @@ class Grower:
             collapse_all=collapse_all,
             elementwise=impl == "native" and kind == "normal" and self.chance(2),
         )
-        batch = 1 if op in ONE_BY_ONE else self.choose((1, 2, 3, 8, 64))
+        meta = self._meta(form, place)
+        # A normal unit reads and sets meta of the first of the streams in its call.
+        batch = 1 if op in ONE_BY_ONE or (meta and kind == "normal") else self.choose((1, 2, 3, 8, 64))
         made = CaseNode(
             f"n{len(self.nodes)}",
             form,
@@ -168,6 +185,7 @@ class Grower:
             self.pick.number(0, 999),
             batch,
             self.choose((1, 2, 3, 32, 40)) if len(wires) == 1 or "narrow_joins" in self.features else 16000,
+            meta=meta,
         )
         self.nodes.append(made)
         self.budget -= 1

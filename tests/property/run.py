@@ -18,6 +18,7 @@ from tests.property import agreement
 from tests.property.agreement import READY, Disagreement, Expected, Machines
 from tests.property.case import Case, dot
 from tests.property.graphs import EVERYTHING, RandomPick, random_case
+from tests.property.script import READS, SETS
 from tests.property.shrink import smaller
 
 SHOW_EVERY_S = 10.0
@@ -70,6 +71,8 @@ class Run:
             counts[f"{node.form.impl} {node.form.kind}"] += 1
             counts[f"op {node.op}"] += 1
             counts["nodes that see errors"] += node.form.sees
+            counts["nodes that set meta"] += bool(node.meta & SETS)
+            counts["nodes that read meta"] += bool(node.meta & READS)
         for exit in case.exits:
             counts["outputs" if exit.output else "sinks"] += 1
         for session, result in zip(case.sessions, expected, strict=True):

@@ -10,10 +10,12 @@ A reply's items are texts; "!CODE" is a new error of that code, ">" the first in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 FORWARD = ">"
+SETS, READS = 1, 2  # bits of Script.meta
+META_KEYS = ("m0", "m1", "m2")
 REFUSED = "!Script.Refused"
 
 
@@ -51,6 +53,7 @@ class Script:
     outputs: int
     collapse_all: bool = True
     back: int = 0
+    meta: int = 0  # whether stream meta is set, and read
 
     def word(self, *parts: object) -> str:
         """Eight hexadecimal digits."""
@@ -61,6 +64,18 @@ class Script:
 
     def everywhere(self, item: str) -> Reply:
         return Reply([(port, item) for port in range(self.outputs)])
+
+    # ---- stream meta ---------------------------------------------------------------------------------------
+
+    def meta_of(self, texts: Sequence[str]) -> dict[str, str]:
+        """The meta that is set for every port; `texts` are the first row of a call, none in data_pre."""
+        return {META_KEYS[self.seed % 3]: self.word("meta", *texts)}
+
+    def told(self, item: str, metas: Sequence[Mapping[str, str]]) -> str:
+        """An item of a unit that reads its inputs' meta."""
+        if not self.meta & READS or item.startswith((FORWARD, "!")):
+            return item
+        return self.word(item, *(f"{key}={meta[key]}" for meta in metas for key in META_KEYS if key in meta))
 
     # ---- calls ----------------------------------------------------------------------------------------------
 
@@ -75,6 +90,14 @@ class Script:
         if self.kind == "collapse" and self.op == "post":
             return Reply([(port, self.word(port, "post", state.get("h", 0))) for port in range(self.outputs)])
         return Reply()
+
+    def sets_at_begin(self, framed: bool) -> bool:
+        """Whether data_pre sets the meta."""
+        return bool(self.meta & SETS) and framed
+
+    def sets_at_values(self, framed: bool) -> bool:
+        """Whether each call with values sets the meta."""
+        return bool(self.meta & SETS) and not framed
 
     def process(self, state: dict[str, int], rows: Sequence[Sequence[str]]) -> Reply:
         """One call: per position a text per input port; a seen error is "!CODE"."""

@@ -66,7 +66,7 @@ def _candidates(case: Case) -> Iterator[Case]:
             yield replace(case, nodes=(*case.nodes[:number], made, *case.nodes[number + 1 :]))
 
 
-PLAIN: tuple[tuple[str, object], ...] = (("op", "map"), ("batch", 1), ("queue", 32))
+PLAIN: tuple[tuple[str, object], ...] = (("op", "map"), ("meta", 0), ("batch", 1), ("queue", 32))
 
 
 def without(case: Case, node: CaseNode) -> Case | None:

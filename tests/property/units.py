@@ -42,6 +42,11 @@ class Form:
     elementwise: bool = False
 
     @property
+    def framed(self) -> bool:
+        """Whether data_pre is called once for a stream or sub-stream."""
+        return self.kind in ("stream", "collapse") or self.stream
+
+    @property
     def name(self) -> str:
         flags = "e" * self.sees + "s" * self.stream + "p" * (not self.collapse_all) + "w" * self.elementwise
         base = f"{self.impl}_{LETTERS[self.kind]}_{self.inputs}_{self.outputs}"
@@ -63,8 +68,13 @@ def reference_unit(form: Form, script: Script) -> ref.Unit:
     def push(call: ref.Call, reply: Reply) -> None:
         first = next(iter(call.inputs.values()), [])
         for port, item in reply.items:
+            item = script.told(item, list(call.metas.values()))
             made: Any = ref.Err(item[1:], "refused") if item.startswith("!") else item
             call.outputs[f"o{port}"].append(first[0] if item == FORWARD else made)
+
+    def mark(call: ref.Call, texts: Sequence[str]) -> None:
+        for port in form.output_ports:
+            call.set_output_meta(port, script.meta_of(texts))
 
     def process(call: ref.Call) -> str:
         if call.event is not None:
@@ -72,6 +82,8 @@ def reference_unit(form: Form, script: Script) -> ref.Unit:
         else:
             rows = list(zip(*call.inputs.values(), strict=True))
             texts = [[f"!{item.code}" if isinstance(item, ref.Err) else item for item in row] for row in rows]
+            if script.sets_at_values(form.framed):
+                mark(call, texts[0])
             reply = script.process(call.state, texts)
         if reply.failed:
             raise ref.Failed("scripted")
@@ -81,6 +93,8 @@ def reference_unit(form: Form, script: Script) -> ref.Unit:
         return ref.CONTINUE if reply.more else ref.SUCCESS
 
     def begin(call: ref.Call) -> None:
+        if script.sets_at_begin(form.framed):
+            mark(call, [])
         if not script.begin(call.state):
             raise ref.Failed("scripted")
 
@@ -108,7 +122,11 @@ def spec_of(form: Form, native: Path | None = None, python: Path | None = None) 
     if form.kind == "loop":
         roles["loop"] = True
     path = {"builtin": Path("scripted.toml"), "native": native, "python": python and python / f"{form.name}.toml"}
-    shape = {"shape": f"{form.kind} {form.inputs} {form.outputs} {int(form.collapse_all)}"} if python else {}
+    shape = (
+        {"shape": f"{form.kind} {form.inputs} {form.outputs} {int(form.collapse_all)} {int(form.stream)}"}
+        if python
+        else {}
+    )
     return UnitSpec(
         name=form.name,
         device="cpu",
@@ -142,6 +160,7 @@ def builtin_class(form: Form) -> type[BuiltinUnit]:
                 form.outputs,
                 form.collapse_all,
                 int(options.get("back", "0")),
+                int(options.get("meta", "0")),
             )
 
         def _state(self, call: Any) -> dict[str, int]:
@@ -158,7 +177,10 @@ def builtin_class(form: Form) -> type[BuiltinUnit]:
             if event is not None:
                 reply = self.script.event(state, event["number"])
             else:
-                reply = self.script.process(state, [texts_of(row) for row in zip(*inputs, strict=True)])
+                rows = [texts_of(row) for row in zip(*inputs, strict=True)]
+                if self.script.sets_at_values(form.framed):
+                    self._mark(call, rows[0])
+                reply = self.script.process(state, rows)
             if reply.failed:
                 raise UnitError("scripted")
             self._push(call, reply, inputs)
@@ -166,7 +188,13 @@ def builtin_class(form: Form) -> type[BuiltinUnit]:
                 call.send_event({"number": number})
             return StatusCode.STATUS_CONTINUE if reply.more else StatusCode.STATUS_SUCCESS
 
+        def _mark(self, call: Any, texts: Sequence[str]) -> None:
+            for port in form.output_ports:
+                call.set_output_meta(port, self.script.meta_of(texts))
+
         def stream_begin(self, call: Any) -> None:
+            if self.script.sets_at_begin(form.framed):
+                self._mark(call, [])
             if not self.script.begin(self._state(call)):
                 raise UnitError("scripted")
 
@@ -174,6 +202,8 @@ def builtin_class(form: Form) -> type[BuiltinUnit]:
             self._push(call, self.script.end(self._state(call)), [])
 
         def _push(self, call: Any, reply: Reply, inputs: Sequence[Sequence[Buffer]]) -> None:
+            metas = [call.input_meta(port) for port in form.input_ports]
+            reply.items = [(port, self.script.told(item, metas)) for port, item in reply.items]
             for at, buffers in enumerate(made_buffers(reply, form.outputs, inputs)):
                 for buffer in buffers:
                     call.output(f"o{at}").push_back(buffer)

@@ -5,18 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import _flowunit as modelbox
-from script import FORWARD, Reply, Script
+from script import FORWARD, META_KEYS, Reply, Script
 
 EVENT = "number"
 
 
 class ScriptedUnit(modelbox.FlowUnit):
     def open(self, config: Any) -> Any:
-        kind, inputs, outputs, collapse_all = config.get_string("shape").split()
+        kind, inputs, outputs, collapse_all, framed = config.get_string("shape").split()
         self.inputs = [f"i{port}" for port in range(int(inputs))]
         seed = config.get_int("seed")
         back = config.get_int("back", 0)
-        self.script = Script(kind, config.get_string("op"), seed, int(outputs), collapse_all == "1", back)
+        self.script = Script(
+            kind, config.get_string("op"), seed, int(outputs), collapse_all == "1", back, config.get_int("meta", 0)
+        )
+        self.outputs = [f"o{port}" for port in range(int(outputs))]
+        self.framed = kind in ("stream", "collapse") or framed == "1"
         self.stateless = kind in ("normal", "condition", "loop")
         self.raises = bool(seed % 2)  # a failed call is an exception or a status
         return modelbox.Status.StatusCode.STATUS_SUCCESS
@@ -37,7 +41,10 @@ class ScriptedUnit(modelbox.FlowUnit):
         if event is not None:
             reply = self.script.event(state, event.get_private_int(EVENT))
         else:
-            reply = self.script.process(state, [[_text(buffer) for buffer in row] for row in zip(*inputs, strict=True)])
+            rows = [[_text(buffer) for buffer in row] for row in zip(*inputs, strict=True)]
+            if self.script.sets_at_values(self.framed):
+                self._mark(data_context, rows[0])
+            reply = self.script.process(state, rows)
         if reply.failed:
             return self._fail()
         self._push(data_context, reply, inputs)
@@ -48,7 +55,16 @@ class ScriptedUnit(modelbox.FlowUnit):
         codes = modelbox.Status.StatusCode
         return codes.STATUS_CONTINUE if reply.more else codes.STATUS_SUCCESS
 
+    def _mark(self, context: Any, texts: list[str]) -> None:
+        meta = modelbox.DataMeta()
+        for key, value in self.script.meta_of(texts).items():
+            meta.set_private_string(key, value)
+        for port in self.outputs:
+            context.set_output_meta(port, meta)
+
     def data_pre(self, data_context: Any) -> Any:
+        if self.script.sets_at_begin(self.framed):
+            self._mark(data_context, [])
         if not self.script.begin(self._state(data_context)):
             return self._fail()
         return modelbox.Status()
@@ -64,7 +80,10 @@ class ScriptedUnit(modelbox.FlowUnit):
 
     def _push(self, context: Any, reply: Reply, inputs: list[Any]) -> None:
         counts = [0] * self.script.outputs
-        for port, item in reply.items:
+        given = [context.get_input_meta(port) for port in self.inputs]
+        metas = [{key: meta.get_private(key) for key in META_KEYS if meta.get_private(key)} for meta in given]
+        for port, plain in reply.items:
+            item = self.script.told(plain, metas)
             if item == FORWARD:
                 buffer = inputs[0][counts[port]]
             elif item.startswith("!"):

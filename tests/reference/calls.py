@@ -117,6 +117,7 @@ class Context:
                     self.unit.begin(call)
                 self._take(call)
             except Failed as failure:
+                self._take_meta(call)
                 self.skipping = True
                 self._fail(f"{self.unit.name}.DataPreError", failure, 1)
         return not self.skipping
@@ -160,6 +161,7 @@ class Context:
         except Stopped as stop:
             raise JobStopped(f"node '{self.node.name}': {stop}") from None
         except Failed as failure:
+            self._take_meta(call)
             single = self.unit.kind in (Kind.EXPAND, Kind.COLLAPSE)
             count = 1 if single else max((len(items) for items in call.inputs.values()), default=0) or 1
             self._fail(f"{self.unit.name}.ProcessError", failure, count)
@@ -175,10 +177,14 @@ class Context:
         for items in self.outputs.values():
             items += [Err(code, str(failure), self.depth)] * count
 
-    def _take(self, call: Call) -> None:
+    def _take_meta(self, call: Call) -> None:
+        """It is no output: that of a failed call counts too."""
         for port, meta in call.meta.items():
             if port not in self.meta and port not in self.pushed:
                 self.meta[port] = meta
+
+    def _take(self, call: Call) -> None:
+        self._take_meta(call)
         for port, items in call.outputs.items():
             if port not in self.outputs:
                 raise SessionFailed(self.node.name, f"there is no output port '{port}'")

@@ -199,7 +199,7 @@ class _Session:
         rows = self._rows(node, inputs) if node.unit.kind is not Kind.COLLAPSE else []
         match node.unit.kind:
             case Kind.NORMAL:
-                outputs = self._normal(node, inputs, rows)
+                return self._normal(node, inputs, rows)
             case Kind.STREAM:
                 return self._stream(node, inputs, rows)
             case Kind.CONDITION:
@@ -248,14 +248,17 @@ class _Session:
 
     # ---- the kinds --------------------------------------------------------------------------------------------
 
-    def _normal(self, node: Node, inputs: Sequence[Stream], rows: Sequence[Any]) -> dict[str, list[Any]]:
+    def _normal(self, node: Node, inputs: Sequence[Stream], rows: Sequence[Any]) -> list[Stream]:
         whole = self._context(node, inputs)  # collects
+        called = False
         for row in rows:
             if not isinstance(row, dict):
                 whole.give(row)
                 continue
             unit = self._context(node, inputs)
             unit.call(row, events=False)
+            if not called:  # meta comes before the first output
+                called, whole.meta = True, unit.meta
             for port, items in unit.outputs.items():
                 if len(items) != 1:
                     reason = f"port '{port}': input buffer count 1 should equal output buffer count {len(items)}"
@@ -263,7 +266,7 @@ class _Session:
                 whole.outputs[port] += items
             whole.shown += unit.shown
         self._note(node, whole)
-        return whole.outputs
+        return [Stream(whole.outputs[port], whole.output_meta(port)) for port in node.unit.outputs]
 
     def _stream(self, node: Node, inputs: Sequence[Stream], rows: Sequence[Any]) -> list[Stream]:
         unit = self._context(node, inputs)

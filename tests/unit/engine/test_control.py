@@ -231,6 +231,35 @@ def test_queue_bytes(rigs: Callable[..., Rig]) -> None:
     assert (record.error(), len(record.got)) == (None, 50)
 
 
+@pytest.mark.parametrize("threads", [2, 4])
+def test_memory_is_bounded_while_a_sink_is_held(rigs: Callable[..., Rig], threads: int) -> None:
+    """A source that heeds has_room() fills all queues up to queue_bytes, and no more, while nothing leaves."""
+    size, limit = 64 << 10, 1 << 20
+    rig = rigs(threads=threads)
+    job = rig.bench.run(
+        f"""digraph g {{ queue_size=100000; queue_bytes={limit}; s [flowunit=source]; p [flowunit=pass, batch_size=1]
+        u [flowunit=slow, batch_size=1]; t [flowunit=sink]; s:out -> p:in; p:out -> u:in; u:out -> t:in }}"""
+    )
+    before = rig.bench.pool.stats()
+    entry, (session, record) = rig.bench.entry(job), rig.bench.open(job)
+    sent = 0
+    while sent < 4096:
+        if not entry.has_room():
+            wait_for(job, lambda: entry.has_room() or job.active <= 1)  # the call that is held
+            if not entry.has_room():
+                break
+        rig.bench.send(job, "x" * size, end=False, session=session, record=record)
+        sent += 1
+    held = rig.bench.pool.stats()
+    # Three queues: of the source, the node between and the slow one. Each may exceed its limit by the parts of one turn.
+    assert sent * size <= held.used_bytes - before.used_bytes <= sent * (size + 4096)
+    assert 3 * limit <= sent * size <= 3 * limit + 2 * 32 * size
+    rig.gate.open()
+    rig.bench.entry(job).send(session, "out", [], end=True)
+    assert (record.error(), len(record.got)) == (None, sent)
+    record.got.clear()
+
+
 def test_the_queues_of_a_job_bound_the_run_ahead_of_a_join(rigs: Callable[..., Rig]) -> None:
     rig = rigs(JobSettings(LIMIT_S, LIMIT_S, max_queue_bytes=20_000))
     job = rig.bench.run(

@@ -69,7 +69,27 @@ def join(call: Any) -> None:
         call.output("out").push_back(text_buffer(f"{one}{two}"))
 
 
+def name(call: Any) -> None:
+    """Every call sets meta: the first value of the call that is no "-"."""
+    items = list(call.input("in"))
+    call.set_output_meta("out", {"first": str(items[0]), "of": call.input_meta("in").get("first", "")})
+    for item in items:
+        if str(item) == "-":
+            raise UnitError("no name")
+        call.output("out").push_back(item)
+
+
+def tell(call: Any) -> None:
+    meta = call.input_meta("in")
+    for item in call.input("in"):
+        call.output("out").push_back(text_buffer(f"{item} {meta.get('first')} {meta.get('of')}"))
+
+
 UNITS: dict[str, Any] = {
+    "name": (spec("name", max_batch=64), unit(name)),
+    "name_stream": (spec("name_stream", stream=True, max_batch=64), unit(name)),
+    "tell": (spec("tell"), unit(tell)),
+    "tell_stream": (spec("tell_stream", stream=True), unit(tell)),
     "choose": (spec("choose", outputs=("a", "b"), role="condition"), unit(choose)),
     "letters": (spec("letters", role="expand"), unit(letters)),
     "together": (spec("together", role="collapse"), unit(together)),
@@ -230,3 +250,36 @@ def test_stop_stops_the_job(bench: Bench) -> None:
     job.ask_stop("node 's': as told")
     assert str(record.error()) == "job 'test' was stopped before this was done"
     assert session.ended
+
+
+# ---- stream meta ---------------------------------------------------------------------------------------------
+
+META = (
+    "n [flowunit={}, batch_size=1]; m [flowunit={}, batch_size=1]; u [flowunit={}]; "
+    "s:out -> n:in; n:out -> m:in; m:out -> u:in; u:out -> t:in"
+)
+
+
+@pytest.mark.parametrize("reader", ["tell", "tell_stream"])
+@pytest.mark.parametrize("second", ["name", "name_stream"])
+@pytest.mark.parametrize("first", ["name", "name_stream"])
+def test_what_the_first_call_sets_is_the_meta_of_the_stream(bench: Bench, first: str, second: str, reader: str) -> None:
+    assert run(bench, META.format(first, second, reader), "a", "b", "c") == (["a a a", "b a a", "c a a"], None)
+
+
+def test_meta_that_a_failed_call_has_set_counts(bench: Bench) -> None:
+    got, _ = run(bench, META.format("name", "name", "tell"), "-", "b")
+    assert got == ["!name.ProcessError: no name", "b b -"]
+
+
+def test_meta_of_a_call_over_several_sessions_is_of_the_first(bench: Bench) -> None:
+    edges = "n [flowunit=name, batch_size=2, max_queue_delay_us=20000000]; u [flowunit=tell, batch_size=1]; "
+    edges += "s:out -> n:in; n:out -> u:in; u:out -> t:in"
+    job = bench.run(f"digraph g {{ s [flowunit=source]; t [flowunit=sink]; {edges} }}")
+    (one, first), (two, second) = bench.open(job), bench.open(job)
+    bench.send(job, "a", end=False, session=one, record=first)
+    bench.send(job, "b", end=False, session=two, record=second)
+    for session, record in ((one, first), (two, second)):
+        bench.entry(job).send(session, "out", [], end=True)
+        assert record.error() is None
+    assert (first.got, second.got) == (["a a "], ["b None None"])

@@ -180,7 +180,13 @@ def test_what_is_not_plain_takes_one_buffer() -> None:
 
 @pytest.mark.parametrize(
     ("attribute", "near"),
-    [("devicdid", "deviceid"), ("batchsize", "batch_size"), ("levle", "level"), ("queue_sizes", "queue_size")],
+    [
+        ("devicdid", "deviceid"),
+        ("batchsize", "batch_size"),
+        ("levle", "level"),
+        ("queue_sizes", "queue_size"),
+        ("nmae", "name"),
+    ],
 )
 def test_an_option_of_a_python_unit_that_is_almost_another(attribute: str, near: str) -> None:
     graph = build(work(f"flowunit=own, {attribute}=2"))

@@ -38,7 +38,7 @@ UNITS = {
         unit("join3", "a b c"),
         unit("split", outputs="x y"),
         unit("py", kind=PYTHON, open_options=True, flow_type=FlowType.STREAM),
-        unit("own", kind=PYTHON, open_options=True, config={"priority": "3", "level": "1"}),
+        unit("own", kind=PYTHON, open_options=True, config={"priority": "3", "level": "1", "name": "x"}),
         unit("opt", options=(
             OptionSpec("size", "int", "5"), OptionSpec("mode", values=("fast", "slow"), default="fast"),
             OptionSpec("ratio", "float"), OptionSpec("on", "bool"), OptionSpec("need", required=True),

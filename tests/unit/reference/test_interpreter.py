@@ -820,6 +820,27 @@ def test_stream_meta_comes_too_late() -> None:
     assert metas(run(chain(unit), {"source": ["x", "y"]}), "n0") == {}
 
 
+# "A normal unit sets it in the first call with a value of the stream"
+@pytest.mark.parametrize(("values", "meta"), [(["y", "x"], {"k": "1"}), (["x", "y"], {})])
+def test_stream_meta_of_a_normal_unit(values: list[str], meta: dict[str, str]) -> None:
+    def first(call: Call) -> None:
+        if call.inputs["in"] == ["y"]:
+            call.set_output_meta("out", {"k": "1"})
+        call.outputs["out"] += call.inputs["in"]
+
+    assert metas(run(chain(Unit("first", Kind.NORMAL, first), UPPER), {"source": values}), "n1") == meta
+
+
+# "What a failed call, or `data_pre`, has set counts too."
+@pytest.mark.parametrize("kind", [Kind.NORMAL, Kind.STREAM])
+def test_stream_meta_of_a_failed_call(kind: Kind) -> None:
+    def fail(call: Call) -> None:
+        call.set_output_meta("out", {"k": "1"})
+        raise Failed("no")
+
+    assert metas(run(chain(Unit("fail", kind, fail)), {"source": ["x", "y"]}), "n0") == {"k": "1"}
+
+
 # "Sub-streams have the meta of the stream around them."
 def test_meta_of_sub_streams() -> None:
     result = run(chain(setter(k="1"), EXPAND, UPPER, COLLAPSE), {"source": ["xy", "z"]})
