@@ -329,8 +329,8 @@ class _Session:
                 stream.items.append(Stream(sub.outputs[port], union([sub.meta.get(port, {}), whole.output_meta(port)])))
         if node.unit.stream:
             whole.finish()
-        for port, stream in outputs.items():
-            stream.meta = whole.output_meta(port)
+        for stream in outputs.values():  # what was set is of the sub-streams alone
+            stream.meta = union([around.meta for around in inputs])
         return list(outputs.values())
 
     def _collapse(self, node: Node, inputs: Sequence[Stream]) -> dict[str, list[Any]]:
