@@ -56,19 +56,21 @@ class Reply:
 
     def fail(self, status: int, code: str, message: str) -> None:
         """A JSON error. [any thread]"""
-        self.give(error_answer(status, message, code, {"Retry-After": "1"} if status == 503 else None))
+        self.give(failure(status, code, message))
 
     def ended(self, session: SessionView) -> None:
         """The session is over: whoever still waits learns why at once. [any thread]"""
         if self.done:
             return
-        if session.error is None:
-            self.fail(500, "NoReply", "the graph ended without a reply")
+        error = session.error
+        if error is None:
+            answer = failure(500, "NoReply", "the graph ended without a reply")
         else:
-            error = session.error
             # What a bug of ours says is for the log, where it stands already.
             message = "internal error" if isinstance(error, InternalError) else error.message
-            self.fail(http_status(error), type(error).__name__, message)
+            answer = failure(http_status(error), type(error).__name__, message)
+        # Not at once on the I/O thread either: an answer that another thread has given may be on its way there.
+        self._io.call(self._put, *answer)
 
     def abort(self, answer: Answer, reason: ModelBoxError) -> None:
         """The answer, and the end of the work for it. [I/O thread]"""
@@ -97,6 +99,11 @@ class Reply:
         self.done = True
         self.session = self._sink = None  # they know this one
         self._owner.finished(self)
+
+
+def failure(status: int, code: str, message: str) -> Answer:
+    """A JSON error; one of a server that is full says when to come again."""
+    return error_answer(status, message, code, {"Retry-After": "1"} if status == 503 else None)
 
 
 def http_status(error: ModelBoxError) -> int:

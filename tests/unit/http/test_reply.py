@@ -232,6 +232,21 @@ def test_sessions_that_end_without_a_reply(bench: Bench, error: ModelBoxError | 
             assert "Retry-After" in answer.headers
 
 
+def test_the_end_of_a_session_does_not_overtake_its_answer(bench: Bench) -> None:
+    """Another thread answers, the session ends on the I/O thread before that thread's answer has come there."""
+
+    def work(session: FakeSession, buffer: Buffer) -> None:
+        thread = threading.Thread(target=lambda: bench.answer(session, Buffer(CPU, "answer")))
+        thread.start()
+        thread.join()
+        session.end()
+
+    unit, _ = bench.serve(work)
+    with Client(unit.port) as client:
+        answer = client.post(b"x")
+        assert (answer.status, answer.body) == (200, b"answer")
+
+
 def test_bugs_of_ours_are_not_spread(bench: Bench) -> None:
     unit, _ = bench.serve(lambda session, _: session.end(InternalError("node 'u': KeyError: /usr/lib/secret")))
     with Client(unit.port) as client:
