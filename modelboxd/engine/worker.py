@@ -140,7 +140,7 @@ class WorkerStep(Step):
         parts: list[Part] = []
         calls = 0
         for _ in range(len(self.ready)):
-            if calls >= limit:
+            if calls >= limit or not self.ready:  # a session that fails here takes its other feeds along
                 break
             feed = self.ready.popleft()
             feed.ready = False

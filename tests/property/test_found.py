@@ -18,7 +18,7 @@ TRIES = 20  # a race does not show every time
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Machines]:
-    made = Machines()
+    made = Machines(python=True)
     yield made
     made.close()
 

@@ -243,7 +243,7 @@ def test_queue_size_of_no_port_is_a_warning() -> None:
 
 def test_a_unit_may_have_options_of_the_names_that_the_engine_uses() -> None:
     graph = build(work("flowunit=own, priority=7, label=x, device=cpu"))
-    assert graph.nodes["w"].options == {"priority": "7", "level": "1"}
+    assert graph.nodes["w"].options == {"priority": "7", "level": "1", "name": "x"}
     assert graph.nodes["w"].user_priority == 7
 
 
