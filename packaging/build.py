@@ -1,4 +1,6 @@
-"""`make package`: source archive, debs, rpms and wheel, into dist/. Same sources are meant to give the same bytes (test/reproducible.sh).
+"""`make package`: source archive, debs, rpms and wheel, into dist/.
+
+The same sources are meant to give the same bytes (test/reproducible.sh).
 
 Everything is built from the archive, unpacked below build/package/, with the system's own Python (/usr/bin/python3).
 All times are that of the topmost entry in packaging/debian/changelog.
