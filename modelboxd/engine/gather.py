@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Gather:
     """The results for one stream at one step. Guarded by the job's lock."""
 
-    __slots__ = ("metas", "next", "ports", "received", "step", "stream", "told", "total", "waiting")
+    __slots__ = ("metas", "next", "ports", "step", "stream", "told", "total", "waiting")
 
     def __init__(self, step: Step, stream: Stream, metas: list[bytes]) -> None:
         """`metas`: those of `stream`, per lane of where it was expanded or entered."""
@@ -29,7 +29,6 @@ class Gather:
         self.waiting: dict[int, list[CoreList] | None] = {}  # by index; None: a hole
         self.ports = step.kind.gathered
         self.next = 0  # index that leaves next
-        self.received = 0
         self.total: int | None = None  # how many there will be, when known
         self.told = b""  # the meta that went on
         self.metas = metas
@@ -42,7 +41,6 @@ class Gather:
         if self.stream.session.dead:
             return
         self.waiting[index] = lists
-        self.received += 1
         self.step.held += 1
         self.flush()
 
