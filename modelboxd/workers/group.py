@@ -21,10 +21,11 @@ from modelboxd.cpus import cpu_count
 from modelboxd.graph.life import AUTO, Life
 from modelboxd.workers import environment
 from modelboxd.workers.health import GroupStatus, WorkerState, WorkerStatus, memory_of, process_state
-from modelboxd.workers.process import Answer, External, Wanted, Worker
+from modelboxd.workers.process import External, Worker
 from modelboxd.workers.protocol import WorkerCall, WorkerResult
 from modelboxd.workers.reload import Watcher
 from modelboxd.workers.supervision import LAST_DELAY_S, Breaker, Supervision
+from modelboxd.workers.trips import Answer, Wanted
 
 if TYPE_CHECKING:
     from modelboxd.workers.pool import WorkerPool
