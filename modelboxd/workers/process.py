@@ -61,7 +61,7 @@ class Worker:
         self.answered = 0  # calls
         self.worn_at = 0  # calls after which on_worn is called; 0: never
         self.heir: Worker | None = None  # has taken its place; new work goes there
-        self.version = 0  # of its unit's files; see group.py
+        self.version = 0  # of its unit's files; see succession.py
         self.trial = False  # loads its unit and does nothing more
         self.on_ready: Callable[[Worker], None] = lambda _: None
         self.on_lost: Callable[[Worker, str], None] = lambda _, __: None
