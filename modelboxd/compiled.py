@@ -57,8 +57,12 @@ MODULES = (
     "modelboxd.server.answer",
     "modelboxd.server.connection",
     "modelboxd.server.reply",
+    "modelboxd.workers.encode",
+    "modelboxd.workers.inbox",
+    "modelboxd.workers.outbox",
     "modelboxd.workers.process",
     "modelboxd.workers.protocol",
+    "modelboxd.workers.trips",
 )
 
 

@@ -12,7 +12,7 @@ from modelboxd.engine.feed import CoreList, Feed
 from modelboxd.engine.kinds import StreamKind
 from modelboxd.engine.session import Session, Stream
 from modelboxd.engine.worker import WorkerStep
-from modelboxd.workers.group import Refuser
+from modelboxd.workers.place import Refuser
 from modelboxd.workers.process import Worker
 from modelboxd.workers.protocol import FAILED_SOURCE, WorkerCall
 

@@ -18,8 +18,9 @@ from modelboxd.engine.errors import all_seen, mark_called, merge, split
 from modelboxd.engine.feed import Feed, Part
 from modelboxd.engine.session import Stream
 from modelboxd.engine.step import Step, Work
-from modelboxd.workers.group import Refuser, WorkerGroup
+from modelboxd.workers.group import WorkerGroup
 from modelboxd.workers.health import GroupStatus
+from modelboxd.workers.place import Refuser
 from modelboxd.workers.process import Worker
 from modelboxd.workers.protocol import WorkerCall, WorkerResult
 

@@ -153,4 +153,4 @@ def test_a_traceback_has_the_users_frames(tmp_path: Path, level: str) -> None:
     assert frames == [(file, "process"), (file, "inner"), (file, "process")]  # told once, not three times
     assert "KeyError: 'missing'" in lines
     assert "The above exception was the direct cause" in lines
-    assert ("workers/worker.py" in lines) == (level == "DEBUG")
+    assert ("workers/calling.py" in lines) == (level == "DEBUG")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modelboxd.workers import group as group_module
+from modelboxd.workers import starter
 from tests.integration.graphs import Graphs, write
 from tests.integration.test_interpreters import bare
 from tests.integration.test_worker_life import wait_for
@@ -55,7 +55,7 @@ def shared(pid: int) -> int:
 def test_an_idle_worker_gives_its_arenas_back_and_sleeps(
     caller: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_module, "IDLE_S", 0.5)
+    monkeypatch.setattr(starter, "IDLE_S", 0.5)
     group = caller.start(write_unit(tmp_path, "grow", GROW))
     (worker,) = group.workers
 
@@ -92,7 +92,7 @@ def test_an_idle_worker_gives_its_arenas_back_and_sleeps(
 
 def test_memory_that_others_map_goes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What one worker makes is mapped by the daemon and by the workers behind it, in other interpreters too."""
-    monkeypatch.setattr(group_module, "IDLE_S", 0.5)
+    monkeypatch.setattr(starter, "IDLE_S", 0.5)
     python = bare(tmp_path / "venv", "numpy", "numpy.libs")
     write(tmp_path, "make", MAKE, base="stream = true")
     write(tmp_path, "further", PASS, base=f'stream = true\npython = "{python}"')
@@ -121,7 +121,7 @@ def test_memory_that_others_map_goes_too(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_heap_is_given_back(caller: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_module, "IDLE_S", 0.5)
+    monkeypatch.setattr(starter, "IDLE_S", 0.5)
     # Blocks that malloc keeps: small ones, with one behind them that is not freed.
     code = GROW.replace(
         "            context.output",

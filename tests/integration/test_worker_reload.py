@@ -265,7 +265,7 @@ def test_the_toml(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 def test_without_the_option_nothing_is_watched(caller: Caller, tmp_path: Path) -> None:
     group = caller.start(write_unit(tmp_path, "unit", says("one")))
-    assert group._watcher is None
+    assert group.succession._watcher is None
     assert not [thread for thread in threading.enumerate() if thread.name == "mb-reload"]
     group.close(LIMIT_S)
 

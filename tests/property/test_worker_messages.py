@@ -100,7 +100,7 @@ def test_any_bytes_are_taken_or_end_the_worker(messages: list[tuple[bytes, int]]
             socket.send_fds(remote, [data], fds)
         for fd in fds:
             os.close(fd)
-        while worker.alive and worker._read_one():
+        while worker.alive and worker.inbox.read_one():
             pass
     if worker.alive:
         assert not said
