@@ -275,7 +275,7 @@ class LoopKind(ConditionKind):
         if self.own_round(feed.stream):
             return feed.matched()
         gather = self.step.gathers.get(feed.stream)
-        # Also those that are out and wait for an earlier one: else one value with many rounds would let any number pass.
+        # Also those that are out and wait for an earlier one: one value with many rounds must not let any number pass.
         inside = feed.base - (gather.next if gather is not None else 0)
         return min(feed.matched(), max(self.step.capacity[0] - inside, 0))
 

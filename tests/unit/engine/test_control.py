@@ -428,7 +428,6 @@ def test_cancelling_frees_everything_that_no_call_holds(graph: str) -> None:
         "expand": (spec("expand", role="expand"), unit(threefold)),
         "collapse": (spec("collapse", role="collapse"), unit(together)),
         "loop": (spec("loop", ("in",), ("back", "out"), role="loop"), unit(rounds)),
-        "winding": (spec("winding", ("in",), ("back", "out"), role="loop"), unit(self._winding)),
     }
     bench = Bench(units)
     node = "" if graph == "loop" else "u [flowunit=slow, queue_size=2];"
