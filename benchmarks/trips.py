@@ -238,7 +238,7 @@ def cpu_s(pid: int) -> float:
 def batches() -> list[Row]:
     """A Python unit that passes on what it gets, batches of 32 small buffers, one worker, against a socket that
     carries the same bytes there and back, two messages under way."""
-    count = 1500
+    count = 5000
     with engine("Pass", f", batch_size={BATCH}, queue_size={64 * BATCH}") as bench, other_process("--echo") as sock:
         source = new_list(BATCH)
         for _ in range(BATCH):
