@@ -270,7 +270,7 @@ static void look_at(fuzzer *fuzz, const mb_list *list) {
   }
 }
 
-/* All items and ids of a message, as objects.c and protocol.py read them. */
+/* All items and ids of a message, as reader.c and protocol.py read them. */
 static bool read_body(fuzzer *fuzz, const uint8_t *bytes, uint64_t size, uint64_t used, uint32_t count,
                       uint32_t released) {
   mb_peer *peer = fuzz->link.receiver;

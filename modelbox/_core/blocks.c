@@ -2,13 +2,7 @@
  * Meta blocks to dicts and back (their form is drawn in csrc/src/core.h). What occurs in every buffer is done
  * here: numbers, text, types, lists of whole numbers. All else goes to the Python functions of modelbox/meta.py.
  */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <stdbool.h>
-
-#include "blocks.h"
-#include "core.h"
-#include "limited.h"
+#include "objects.h"
 
 typedef struct entry {
   uint8_t kind, key_size;

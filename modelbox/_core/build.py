@@ -29,7 +29,7 @@ LINK_FOR_ALL = ["-pthread", "-Wl,-Bsymbolic"]
 
 def sources() -> list[Path]:
     """The core, and what Python sees of it beside cffi."""
-    return sorted([*(CSRC / "src").glob("*.c"), HERE / "blocks.c", HERE / "objects.c"])
+    return sorted([*(CSRC / "src").glob("*.c"), *HERE.glob("*.c")])
 
 
 def declarations() -> str:
@@ -57,7 +57,7 @@ def make_ffi(base: Path | None = None) -> FFI:
         include_dirs=[name(CSRC / "include"), name(CSRC / "src")],
         extra_compile_args=CFLAGS,
         extra_link_args=["-pthread"],
-        py_limited_api=False,  # objects.c uses more of it
+        py_limited_api=False,  # cores.c uses more of it
         depends=sorted(name(path) for path in (*CSRC.glob("*/**/*.h"), *HERE.glob("*.h"))),
     )
     return ffi
