@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sys
@@ -46,10 +47,8 @@ def tell(code: int) -> None:
     global _starter
     if _starter < 0:
         return
-    try:
+    with contextlib.suppress(BrokenPipeError):  # it did not wait
         os.write(_starter, bytes([code]))
-    except BrokenPipeError:  # it did not wait
-        pass
     os.close(_starter)
     _starter = -1
     terminal, sys.stderr = sys.stderr, sys.__stderr__

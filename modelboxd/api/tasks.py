@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import re
 import time
@@ -72,10 +73,9 @@ class _Handlers:
     async def _end(self, task: Task, limit_s: float | None) -> None:
         """Waits for the end of a task, not longer than `limit_s`; a client that goes away cancels it."""
         try:
-            async with asyncio.timeout(limit_s):
-                await task.end()
-        except TimeoutError:
-            pass  # it goes on, and can be asked for
+            with contextlib.suppress(TimeoutError):  # it goes on, and can be asked for
+                async with asyncio.timeout(limit_s):
+                    await task.end()
         except asyncio.CancelledError:
             self._tasks.cancel(task, "the client that waited for it has gone")
             raise
@@ -111,11 +111,9 @@ class _Handlers:
         task = self._tasks.find(call.path["task"])
         wait_s = call.query.get("wait", 0)
         if wait_s and not task.is_over:
-            try:
+            with contextlib.suppress(TimeoutError):  # what it has so far is the answer
                 async with asyncio.timeout(wait_s):
                     await task.end()
-            except TimeoutError:
-                pass  # what it has so far is the answer
         return await self._json(task)
 
     async def output(self, call: Call) -> web.StreamResponse:

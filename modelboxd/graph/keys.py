@@ -6,6 +6,7 @@ before, so what is not well-formed need not be understood, only survived.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from types import MappingProxyType
@@ -28,10 +29,8 @@ def key_line(text: str, *path: str) -> int:
 @functools.lru_cache(maxsize=4)
 def _lines(text: str) -> MappingProxyType[Path, int]:
     walk = _Walk(text)
-    try:
+    with contextlib.suppress(_EndError, RecursionError):  # what was found until there counts
         walk.file()
-    except (_EndError, RecursionError):
-        pass  # what was found until there counts
     return MappingProxyType({**walk.implied, **walk.lines})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,28 +11,13 @@ from typing import Any
 
 import pytest
 
+from tests.integration.replacing import DOT, answering, replace_under_load
 from tests.integration.server import LIMIT_S, Server, http_graph
 from tests.integration.test_http import ECHO
 from tests.integration.workers import write_unit
 
-DOT = """digraph echo {
-    rx [flowunit=httpserver_sync_receive, endpoint="http://127.0.0.1:0/x"]
-    tx [flowunit=httpserver_sync_reply]
-    rx:out_request_info -> tx:in_reply_info
-}"""
 ECHO_GRAPH = {"graph": {"format": "graphviz", "graphconf": DOT}}
 ECHO_TOML = f'[graph]\nformat = "graphviz"\ngraphconf = """{DOT}"""\n'
-
-
-def answering(text: str) -> str:
-    return f"""
-import _flowunit as modelbox
-class Unit(modelbox.FlowUnit):
-    def process(self, context):
-        for _ in context.input("in"):
-            context.output("out").push_back(modelbox.Buffer(self.get_bind_device(), "{text}"))
-        return modelbox.Status.StatusCode.STATUS_SUCCESS
-"""
 
 
 @pytest.fixture
@@ -272,72 +256,8 @@ def test_reload(server: Server, tmp_path: Path, how: str) -> None:
     assert (status, problem["code"]) == (409, "job_state")
 
 
-class Load:
-    """Clients that send without a pause, each on its connection, half of them slowly by two writes."""
-
-    def __init__(self, port: int, path: str, clients: int) -> None:
-        self.bad: list[str] = []
-        self.seen: set[bytes] = set()
-        self.count = 0
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(port, path, number)) for number in range(clients)]
-        for thread in self._threads:
-            thread.start()
-
-    def _run(self, port: int, path: str, number: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)
-        while not self._stop.is_set():
-            try:
-                if number % 2:
-                    connection.putrequest("POST", path)
-                    connection.putheader("Content-Length", "4")
-                    connection.endheaders(b"ab")
-                    self._stop.wait(0.01)
-                    connection.send(b"cd")
-                else:
-                    connection.request("POST", path, b"abcd")
-                response = connection.getresponse()
-                body = response.read()
-                self.seen.add(body)
-                self.count += 1
-                if response.status != 200:
-                    self.bad.append(f"{response.status} {body!r}")
-            except Exception as error:
-                self.bad.append(repr(error))
-                return
-        connection.close()
-
-    def end(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(LIMIT_S)
-
-
 def test_replacing_under_load_loses_nothing(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        write_unit(tmp_path / "units", name, answering(name))
-    server = Server(config=f'[driver]\ndir = "{tmp_path}/units"\n', folder=tmp_path).ready()
-
-    def graph(unit: str) -> dict[str, Any]:
-        flow = f"u [flowunit={unit}]; rx:out_request_info -> u:in; u:out -> tx:in_reply_info"
-        return {
-            "graph": {"format": "graphviz", "graphconf": DOT.replace("rx:out_request_info -> tx:in_reply_info", flow)}
-        }
-
-    try:
-        assert server.ask("POST", "/v1/jobs", {"id": "echo", "graph": graph("one")})[0] == 201
-        server.wait_for("node 'rx' listens")
-        load = Load(server.port, "/x", 6)
-        for round_number in range(10):
-            status, job, _ = server.ask("PUT", "/v1/jobs/echo", {"graph": graph(("two", "one")[round_number % 2])})
-            assert (status, job["state"]) == (200, "running"), job
-            assert server.ask("PUT", "/v1/jobs/echo", {"graph": graph("three")})[0] == 422
-        load.end()
-        assert load.bad == []
-        assert load.seen == {b"one", b"two"} and load.count > 50
-        assert len(set(server.ports.values())) == 1
-    finally:
-        assert server.stop() == 0
+    replace_under_load(tmp_path, 10)
 
 
 def test_a_graph_with_other_endpoints_takes_only_those_of_both(server: Server) -> None:
