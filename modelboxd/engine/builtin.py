@@ -18,8 +18,9 @@ from modelboxd.engine.errors import all_seen, mark_called, merge, split
 from modelboxd.engine.feed import CoreList, Part
 from modelboxd.engine.job import Job
 from modelboxd.engine.session import Session, Stream
-from modelboxd.engine.step import Step, Work
+from modelboxd.engine.step import Step
 from modelboxd.engine.unit import BuiltinUnit, ContextView, SessionView, SinkUnit
+from modelboxd.engine.work import Work
 from modelboxd.graph import model
 
 log = logging.getLogger(__name__)

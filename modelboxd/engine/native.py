@@ -13,8 +13,9 @@ from modelboxd.engine.feed import CoreList, Part
 from modelboxd.engine.kinds import ConditionKind
 from modelboxd.engine.nesting import LoopKind
 from modelboxd.engine.session import Stream
-from modelboxd.engine.step import Step, Work
+from modelboxd.engine.step import Step
 from modelboxd.engine.strict import strict_links
+from modelboxd.engine.work import Work
 
 if TYPE_CHECKING:
     from modelboxd.engine.job import Job

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from modelbox._core import ffi
 from modelboxd.engine.kinds import Kind
 from modelboxd.engine.ports import buffers_of
-from modelboxd.engine.step import Step, Work
+from modelboxd.engine.step import Step
+from modelboxd.engine.work import Work
 
 if TYPE_CHECKING:
     from modelboxd.engine.job import Job

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from modelbox.errors import InternalError, ModelBoxError, UnitError
 from modelboxd.engine.builtin import BuiltinStep
 from modelboxd.engine.feed import CoreList
-from modelboxd.engine.step import Work
+from modelboxd.engine.work import Work
 
 if TYPE_CHECKING:
     from modelboxd.engine.job import Job

@@ -13,8 +13,9 @@ from modelbox.errors import BusyError, ShutdownError
 from modelboxd.engine.calls import holes
 from modelboxd.engine.feed import CoreList
 from modelboxd.engine.session import Session, Stream
-from modelboxd.engine.step import Step, Work
+from modelboxd.engine.step import Step
 from modelboxd.engine.unit import SessionView, SourceUnit
+from modelboxd.engine.work import Work
 
 if TYPE_CHECKING:
     from modelbox.buffer import Buffer

@@ -1,28 +1,25 @@
-"""A step: what the scheduler runs as one thing, with its input queues, its order and its back-pressure.
+"""A step: what the scheduler runs as one thing, with its turns and its order. Its input queues are in queues.py.
 
 Life of a chunk: push() files it under its stream's Feed; when enough is there the step asks for a turn
 (schedule); take() forms Work out of one or more feeds; execute() runs without the lock; complete() puts the
-results back in each stream's order and hands them to the step's kind, which passes them on. A step takes no turn
-while one of its targets is full, so pressure travels back to the sources and no thread ever blocks on a queue. Where
-that would leave a job with nothing to do, relieve() lets queues grow (see Job.idle_locked).
+results back in each stream's order and hands them to the step's kind, which passes them on.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from modelbox.errors import InternalError, ModelBoxError, UnitError
 from modelboxd.engine.batching import batching_of
-from modelboxd.engine.feed import CoreList, Feed, Part, TwoValues, choose, concat, copy_list, take_list
+from modelboxd.engine.feed import CoreList, Feed, Part, TwoValues, choose, copy_list
 from modelboxd.engine.gather import Gather
-from modelboxd.engine.histogram import Histogram
 from modelboxd.engine.kinds import Kind
-from modelboxd.engine.meta import merge_metas
 from modelboxd.engine.nesting import kind_of
-from modelboxd.engine.strict import Strict, strict_ports
+from modelboxd.engine.queues import MATCH_LIMIT, Queues
+from modelboxd.engine.strict import strict_ports
+from modelboxd.engine.work import StepStats, Work
 
 if TYPE_CHECKING:
     from modelboxd.engine.batching import Batching
@@ -33,100 +30,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MATCH_LIMIT = 16384  # values that one port of a joining node may run ahead of the others
-HELD_LIMIT = 1024  # results that wait for an earlier one, before an expand node stops
 SLOTS_LIMIT = 64  # parts of one stream that are taken and not yet passed on, at most
 TURN_PARTS = 32  # parts of one turn, at most
 
 
-class Work:
-    """What one turn of a step runs: parts of one or more streams. Units without contexts get their inputs joined."""
-
-    __slots__ = ("count", "inputs", "parts", "started", "worker")
-
-    def __init__(self, parts: list[Part], ports: int) -> None:
-        self.parts = parts
-        self.count = sum(part.count for part in parts)
-        self.worker: object = None
-        self.started = 0  # perf_counter_ns()
-        if len(parts) == 1:
-            self.inputs = parts[0].inputs
-        elif ports:
-            self.inputs = [concat([part.inputs[port] for part in parts]) for port in range(ports)]
-        else:
-            self.inputs = []
-
-    def give(self, outputs: list[CoreList]) -> None:
-        """Deals the outputs of a NORMAL run out to the parts; as many per port as came in."""
-        if len(self.parts) == 1:
-            self.parts[0].outputs = outputs
-            return
-        for part in self.parts:
-            part.outputs = [take_list(items, part.count) for items in outputs]
-
-
-class StepStats:
-    """Counters of one step since the start of its job; times in nanoseconds."""
-
-    __slots__ = ("batch", "buffers_in", "buffers_out", "compute", "copy", "dropped", "errors", "queue", "runs")
-
-    def __init__(self) -> None:
-        self.runs = 0
-        self.buffers_in = 0
-        self.buffers_out = 0
-        self.errors = 0  # error buffers made here, and values of sessions that failed here
-        self.dropped = 0
-        self.queue = Histogram()  # from being ready until a turn takes it; one value of each turn
-        self.compute = Histogram()  # of each turn; of a message to a worker: until its answer is here
-        self.copy = Histogram()  # packing and sending a message to a worker
-        self.batch = Histogram()  # values of each turn
-
-
-class Step:
+class Step(Queues):
     """Base of all steps. Methods that begin with an underscore or say so expect the job's lock to be held."""
 
     inline = False  # runs on the thread that made it ready; else on the engine's pool
 
     def __init__(self, job: Job, index: int, nodes: list[model.Node]) -> None:
-        self.job = job
+        super().__init__(job, nodes)
         self.index = index
-        self.nodes = nodes
         first, last = nodes[0], nodes[-1]
         self.name = first.name if first is last else f"{first.name}..{last.name}"
-        self.input_ports = [port.name for port in first.unit.inputs]
-        self.output_ports = [port.name for port in last.unit.outputs]
         self.batch_size = max(node.batch_size for node in nodes)
         self.visible = first.depth + 1 if first.sees_errors else 0  # see mb_lists_kind of the core
         self.out_depth = last.out_depth
-        # ---- lanes: one per edge into an input port
-        self.lanes: list[int] = []  # port of each lane
-        for number, port in enumerate(self.input_ports):
-            edges = 1 if first.unit.loop else max(len(first.sources.get(port, [])), 1)
-            self.lanes += [number] * edges
-        self.lane_ports: list[list[int]] | None = None  # lanes of each port, where a port has several
-        if len(self.lanes) > len(self.input_ports):
-            self.lane_ports = [
-                [lane for lane, port in enumerate(self.lanes) if port == number]
-                for number in range(len(self.input_ports))
-            ]
-        self.capacity = [first.queue_sizes[self.input_ports[port]] for port in self.lanes]
-        self.capacity_bytes = first.queue_bytes
-        self.counts = [0] * len(self.lanes)  # values waiting, per lane, all streams
-        self.bytes = 0  # their data
-        self.relief = 0  # how far queues may exceed their capacity now
-        self._now = 0  # perf_counter_ns() of the present take()
-        # ---- neighbours
-        # (step, lane) per port; lane -1: the edge back into a loop, which always has room
-        self.targets: list[list[tuple[Step, int]]] = [[] for _ in self.output_ports]
-        self.upstream: list[Step] = []
-        self.partners: list[Step] = []  # expand: the collapse steps that close it
         # ---- what is under way
-        self.feeds: dict[Stream, Feed] = {}
         self.gathers: dict[Stream, Gather] = {}
-        self.held = 0  # results in gathers
-        self.held_limit = HELD_LIMIT
-        self.ready: deque[Feed] = deque()
-        self.turns = 0  # asked for and not yet over
         self.running = 0  # turns that have their work
         self.concurrency = 1
         self.slots_limit = SLOTS_LIMIT  # parts of one stream, running or waiting for an earlier one
@@ -137,7 +59,6 @@ class Step:
         self.about = {"job": job.name, "node": self.name}  # fields of log lines
         self.kind: Kind = kind_of(self)
         self.batching = batching_of(self, first)
-        self.strict_inputs = strict_ports(first.name, self.input_ports, first.strict_inputs)
         self.strict_outputs = strict_ports(last.name, self.output_ports, last.strict_outputs)
 
     # ---- life --------------------------------------------------------------------------------------
@@ -153,10 +74,6 @@ class Step:
         """The worker processes of a Python node; None for others. [any thread]"""
         return None
 
-    def queued(self) -> tuple[int, int]:
-        """Values that wait in front of it, and their bytes. [any thread]"""
-        return max(self.counts, default=0), self.bytes
-
     def native_stats(self) -> list[Any]:
         """What the core has counted: an mb_node_stats per node of a native step. [any thread]"""
         return []
@@ -164,72 +81,14 @@ class Step:
     def close(self) -> None:
         """Closes the units after the last run. No lock held."""
 
-    # ---- input (lock held) ---------------------------------------------------------------------------
-
-    def push(self, stream: Stream, lane: int, items: CoreList | None, end: bool, meta: bytes = b"") -> None:
-        """Takes over a list of values of `stream` for input `lane`; `end` closes the stream on that lane."""
-        session = stream.session
-        if session.dead:
-            return
-        lane = max(lane, 0)
-        rules = self.strict_inputs
-        if rules is not None and items is not None and self._fail_misfit(rules[self.lanes[lane]], stream, items):
-            return
-        feed = self.feeds.get(stream)
-        if feed is None:
-            feed = self.feeds[stream] = Feed(self, stream, len(self.counts))
-            session.holders.add(feed)
-        if items is not None and items.count:
-            count, size = items.count, items.bytes
-            if self.batching is not None and not feed.matched():
-                feed.since = self.job.clock.now()
-            feed.queues[lane].append(items)
-            feed.avail[lane] += count
-            self.counts[lane] += count
-            self.bytes += size
-            self.job.bytes += size
-            if feed.account is not None:
-                feed.account.arrived(size)
-        if meta:
-            feed.metas[lane] = merge_metas([meta, feed.metas[lane]])
-            feed.meta_news = True
-        if end:
-            feed.ended[lane] = True
-        self.mark(feed)
-
-    def has_room(self, lane: int) -> bool:
-        """Whether the queue of `lane` takes more."""
-        if self.counts[lane] >= self.capacity[lane] + self.relief:
-            return False
-        return not self.capacity_bytes or self.bytes < self.capacity_bytes or self.relief > 0
-
-    def is_blocked(self) -> bool:
-        """Whether a target is full."""
-        for targets in self.targets:
-            for step, lane in targets:
-                full = step.counts[lane] >= step.capacity[lane] or step.capacity_bytes
-                if full and lane >= 0 and not step.has_room(lane):
-                    return True
-        if self.partners:
-            return any(partner.held >= partner.held_limit for partner in self.partners)
-        return False
-
     def waits(self) -> bool:
         """Whether something here could run if there were room behind it."""
         return bool(self.ready) and self not in self.job.held
 
-    def relieve(self) -> bool:
-        """Lets full queues grow where the step cannot run with what it has. True when something changed."""
-        if self.ready or self.turns:
-            return False
-        full = any(not self.has_room(lane) for lane in range(len(self.counts)))
-        if full:
-            over = max(count - limit for count, limit in zip(self.counts, self.capacity, strict=True))
-            self.relief = max(2 * self.relief, over + max(self.capacity))
-        if self.held >= self.held_limit:
-            self.held_limit *= 2
-            full = True
-        return full
+    def new_feed(self, stream: Stream) -> Feed:
+        feed = self.feeds[stream] = Feed(self, stream, len(self.counts))
+        stream.session.holders.add(feed)
+        return feed
 
     def mark(self, feed: Feed) -> None:
         """Queues the feed for a turn when there is something to do for it."""
@@ -255,16 +114,6 @@ class Step:
         feed.marked = perf_counter_ns()
         self.ready.append(feed)
         self.schedule()
-
-    def _fail_mismatch(self, feed: Feed, lane: int | None) -> None:
-        node = self.nodes[0].name
-        if lane is None:
-            ahead = self.input_ports[self.lanes[feed.avail.index(max(feed.avail))]]
-            text = f"port {ahead} is {MATCH_LIMIT} buffers ahead of the other input ports"
-        else:
-            port = self.input_ports[self.lanes[lane]]
-            text = f"port {port} missmatch, still has data when other port received end"
-        self.job.fail_locked(feed.stream.session, UnitError(f"node '{node}': {text}"))
 
     # ---- turns -----------------------------------------------------------------------------------------
 
@@ -535,13 +384,6 @@ class Step:
         for number, (step, lane) in enumerate(targets):
             own = items if number == last or items is None else copy_list(items)
             step.push(stream, lane, own, end, meta)
-
-    def _fail_misfit(self, rule: Strict | None, stream: Stream, items: CoreList) -> bool:
-        """Whether values are not what a strict port takes; their session has then failed."""
-        misfit = rule.misfit(items) if rule is not None else None
-        if misfit is not None:
-            self.job.fail_locked(stream.session, misfit)
-        return misfit is not None
 
     def gather(self, stream: Stream, metas: list[bytes]) -> Gather:
         """Where results for `stream` are put in order; `metas`: what the stream has where they begin."""

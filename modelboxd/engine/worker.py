@@ -17,7 +17,8 @@ from modelboxd.engine.calls import Call, RuleBroken, port_metas, results
 from modelboxd.engine.errors import all_seen, mark_called, merge, split
 from modelboxd.engine.feed import Feed, Part
 from modelboxd.engine.session import Stream
-from modelboxd.engine.step import Step, Work
+from modelboxd.engine.step import Step
+from modelboxd.engine.work import Work
 from modelboxd.workers.group import WorkerGroup
 from modelboxd.workers.health import GroupStatus
 from modelboxd.workers.place import Refuser
