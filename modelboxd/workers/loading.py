@@ -14,28 +14,26 @@ from typing import Any
 
 from modelbox.flowunit import FlowUnit
 from modelbox.status import StatusCode
+from modelboxd.workers import beside
 from modelboxd.workers.outcome import CallFailed
 
 
 def load_unit(toml: str, entry: str) -> FlowUnit:
-    """The unit that `module@Class` beside the TOML names. Raises CallFailed with a sentence for the user."""
+    """The unit that `module@Class` beside the TOML names, or an installed module where there is none beside it. Raises
+    CallFailed with a sentence for the user."""
     import modelbox
 
     sys.modules["_flowunit"] = modelbox
     module_name, _, class_name = entry.partition("@")
-    directory = str(Path(toml).parent)
-    sys.path.insert(0, directory)
-    there = getattr(sys.modules.get(module_name), "__file__", None)
-    if there and Path(directory) not in Path(there).parents:  # of another unit in this process
-        del sys.modules[module_name]
-    if not any((Path(directory) / name).exists() for name in (f"{module_name}.py", module_name)):
-        with contextlib.suppress(ImportError, ValueError):
-            if importlib.util.find_spec(module_name) is not None:
-                return make_unit(importlib.import_module(module_name), class_name, toml, entry)
-        raise CallFailed(
-            StatusCode.STATUS_BADCONF, f'{toml}: entry = "{entry}": there is no {module_name}.py in {directory}'
-        )
-    return make_unit(importlib.import_module(module_name), class_name, toml, entry)
+    folder = beside.folder_at(str(Path(toml).parent))
+    if folder.has(module_name):
+        return make_unit(folder.load(module_name), class_name, toml, entry)
+    with contextlib.suppress(ImportError, ValueError):
+        if importlib.util.find_spec(module_name) is not None:
+            return make_unit(importlib.import_module(module_name), class_name, toml, entry)
+    raise CallFailed(
+        StatusCode.STATUS_BADCONF, f'{toml}: entry = "{entry}": there is no {module_name}.py in {folder.path}'
+    )
 
 
 def make_unit(module: Any, class_name: str, toml: str, entry: str) -> FlowUnit:

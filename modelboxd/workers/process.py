@@ -378,17 +378,22 @@ class Worker:
         self._io.loop.call_later(EXIT_WAIT_S, self.condemn, "closed its connection")
 
     def _lost(self, reason: str, *, timed_out: bool = False) -> None:
+        if not self.alive:  # only this thread changes it
+            return
+        self.output.ended()
+        words = "" if timed_out or self.ending else self.output.last_words()
         with self._lock:
-            if not self.alive:
-                return
-            self.alive = False
             trips = self._trips.drop()
+            self.held = held = sum(len(trip.calls) for trip in trips)
+            text = f"{reason} while it held {held} call{'s' if held != 1 else ''}" if held else reason
+            # Before `alive`: whoever sees that it is lost can say why.
+            self.cause = text = f"{text}; its last words: {words}" if words else text
+            self.alive = False
         for timer in (self._release_timer, self._watch_timer):
             if timer is not None:
                 timer.cancel()
         self._release_timer = self._watch_timer = None
         self.watchdog.close()
-        self.held = held = sum(len(trip.calls) for trip in trips)
         self.inbox.close()
         self._outbox.close()
         if self._verdict:
@@ -397,13 +402,7 @@ class Worker:
             self._sock.close()
         with contextlib.suppress(OSError):
             self.remote.close()
-        self.output.ended()
         self._peer.close()
-        text = f"{reason} while it held {held} call{'s' if held != 1 else ''}" if held else reason
-        words = "" if timed_out or self.ending else self.output.last_words()
-        if words:
-            text += f"; its last words: {words}"
-        self.cause = text
         self.on_lost(self, text)
         for trip in trips:
             error: ModelBoxError = TimedOutError(text) if timed_out else WorkerLostError(text)

@@ -188,5 +188,7 @@ def test_all_that_workers_import_is_python_3_9() -> None:
             if isinstance(node, ast.Call):
                 name = node.func.id if isinstance(node.func, ast.Name) else ""
                 words = {word.arg for word in node.keywords}
+                unions = name == "isinstance" and isinstance(node.args[1], ast.BinOp)
+                assert not unions, f"{path}:{node.lineno}"
                 assert not (name == "zip" and "strict" in words), f"{path}:{node.lineno}"
                 assert not (name == "dataclass" and words & {"slots", "kw_only"}), f"{path}:{node.lineno}"

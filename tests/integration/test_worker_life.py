@@ -443,6 +443,24 @@ def test_streams_are_spread_and_fail_with_their_worker(start: Callable[..., Work
     assert new == [str(fresh.pid)] * 3  # it has the least
 
 
+def test_a_lost_worker_has_its_cause(
+    start: Callable[..., WorkerGroup], caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every moment; the longest step of its end is the reading of what it has printed."""
+    group = start(stream=True)
+    (worker,) = group.workers
+    seen: list[tuple[bool, str]] = []
+    for part, step in ((worker.output, "ended"), (worker.output, "last_words"), (worker.watchdog, "close")):
+        done = getattr(part, step)
+        monkeypatch.setattr(part, step, lambda done=done: (seen.append((worker.alive, worker.cause)), done())[1])
+    worker.on_lost = lambda _, cause: seen.append((worker.alive, cause))
+    text_of(caller.submit(group, "pid", stream=1).result(LIMIT_S))
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: len(seen) == 4)
+    cause = f"python worker {worker.name} (pid {worker.pid}) was killed by SIGKILL"
+    assert seen == [(True, ""), (True, ""), (False, cause), (False, cause)]
+
+
 # ---- ends of parents -----------------------------------------------------------------------------------------------
 
 
