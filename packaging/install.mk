@@ -20,13 +20,19 @@ UNITS := $(patsubst flowunits/%/,%,$(filter-out flowunits/common/ flowunits/__py
 # Folder of the mypyc for PYTHON (mypyc.txt says which); empty: the hot modules are not compiled, and the server needs
 # about twice the CPU time per call.
 MYPYC ?=
+# Or a folder where that was done already, from the same sources.
+COMPILED ?=
 INSTALL := install -p -D -m 644
 
 build:
 	$(MAKE) -C flowunits
 	$(PYTHON) setup.py -q build --build-base $(OUT) --build-lib $(LIB)
 	rm -rf $(LIB)/modelboxd/flowunits $(LIB)/modelboxd/_compiled
-	$(if $(MYPYC),PYTHONPATH=$(MYPYC) PYTHONHASHSEED=0 $(PYTHON) packaging/compile.py $(LIB)/modelboxd/_compiled)
+ifneq ($(COMPILED),)
+	cp -R $(COMPILED) $(LIB)/modelboxd/_compiled
+else ifneq ($(MYPYC),)
+	PYTHONPATH=$(MYPYC) PYTHONHASHSEED=0 $(PYTHON) packaging/compile.py $(LIB)/modelboxd/_compiled
+endif
 	PYTHONPATH=$(LIB) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) packaging/manpages.py $(OUT)/man
 	PYTHONPATH=$(LIB) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) packaging/completion.py $(OUT)/completion
 
