@@ -1,8 +1,8 @@
 """The daemon's hot modules as machine code, where they were compiled from the very sources that lie here.
 
 `make compiled` (packaging/compile.py) runs mypyc over MODULES and leaves the result in build/compiled/ABI with the
-digest of each source. use() puts them in the place of the .py files. When one source has changed since, or
-MODELBOX_COMPILED=0 is set, the .py files run: the same, slower.
+digest of each source; packages bring it in modelboxd/_compiled/ABI. use() puts them in the place of the .py files. When
+one source has changed since, or MODELBOX_COMPILED=0 is set, the .py files run: the same, slower.
 
 What mypyc does otherwise than Python, and the sources have to bear in mind:
 - A local goes with its last use, not with the end of its function. What owns memory that a bare pointer refers to (a
@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import Any
 
 TOP = Path(__file__).resolve().parents[1]
+PACKED = "modelboxd/_compiled"
 GROUP = "modelboxd__mypyc"  # the library that has the code of all; the others are doors to it
 # All that a buffer passes on its way through the daemon. Their classes have no subclasses outside this list.
 MODULES = (
@@ -74,8 +75,10 @@ def source_of(module: str) -> Path:
 
 
 def folder() -> Path:
-    """Where the compiled modules of this interpreter lie."""
-    return TOP / "build" / "compiled" / str(sysconfig.get_config_var("SOABI"))
+    """Where the compiled modules of this interpreter lie: in packages beside the sources, else below build/."""
+    abi = str(sysconfig.get_config_var("SOABI"))
+    packed = TOP / PACKED / abi
+    return packed if packed.is_dir() else TOP / "build" / "compiled" / abi
 
 
 def digests() -> dict[str, str]:

@@ -15,18 +15,23 @@ from modelboxd import logs, paths, settings
 from modelboxd.settings import LEVELS, Settings
 
 
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="modelbox-python-debug", description=__doc__)
+    made.add_argument("--flow", required=True, metavar="FILE", help="the graph")
+    made.add_argument("-c", metavar="FILE", help="configuration; default: modelbox.conf, where there is one")
+    made.add_argument("--loglevel", default="INFO", metavar="LEVEL", help=f"one of {', '.join(LEVELS)}")
+    made.add_argument("--verbose", action="store_true", help="the same as --loglevel DEBUG")
+    made.add_argument("--no-debug", action="store_true", help="run units in processes, as the server does")
+    return made
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves the graph until ^C, or until a unit stops it. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="modelbox-python-debug", description=__doc__)
-    parser.add_argument("--flow", required=True, metavar="FILE", help="the graph")
-    parser.add_argument("-c", metavar="FILE", help="configuration; default: modelbox.conf, where there is one")
-    parser.add_argument("--loglevel", default="INFO", metavar="LEVEL", help=f"one of {', '.join(LEVELS)}")
-    parser.add_argument("--verbose", action="store_true", help="the same as --loglevel DEBUG")
-    parser.add_argument("--no-debug", action="store_true", help="run units in processes, as the server does")
-    options = parser.parse_args(argv)
+    commands = parser()
+    options = commands.parse_args(argv)
     level = "DEBUG" if options.verbose else options.loglevel.upper()
     if level not in LEVELS:
-        parser.error(f"--loglevel {options.loglevel}: known are {', '.join(LEVELS)}")
+        commands.error(f"--loglevel {options.loglevel}: known are {', '.join(LEVELS)}")
     try:
         made = configure(options.c, level, inside=not options.no_debug)
         logs.set_up(made.log, verbose=True)

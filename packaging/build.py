@@ -18,6 +18,8 @@ import sys
 import tarfile
 from pathlib import Path
 
+import wheels
+
 TOP = Path(__file__).resolve().parents[1]
 OUT = TOP / "build/package"
 DIST = TOP / "dist"
@@ -73,19 +75,16 @@ def archive(target: Path, stem: str, epoch: int) -> None:
 
 
 def onnx_wheel() -> Path | None:
-    """onnxruntime's wheel in build/wheels/, fetched once and checked; None on processors that it is not made for."""
-    if platform.machine() != "x86_64":
-        return None
-    folder = TOP / "build/wheels"
-    requirement = TOP / "packaging/onnxruntime.txt"
-    version = next(line.split()[0].split("==")[1] for line in requirement.read_text().splitlines() if "==" in line)
-    pattern = f"onnxruntime-{version}-cp311-*.whl"
-    if not list(folder.glob(pattern)):
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [str(TOP / ".venv/bin/pip"), "--disable-pip-version-check", "-q", "download", "--no-deps"]
-        command += ["--only-binary", ":all:", "--python-version", "3.11", "--require-hashes"]
-        run([*command, "-d", str(folder), "-r", str(requirement)], TOP, OUT / "wheel.log")
-    return next(folder.glob(pattern))
+    """onnxruntime's wheel; None on processors that it is not taken for."""
+    return wheels.fetch(TOP / "packaging/onnxruntime.txt")[0] if platform.machine() == "x86_64" else None
+
+
+def mypyc() -> str:
+    """The folder of the mypyc that compiles the hot modules; empty on processors that it is not taken for."""
+    if platform.machine() not in ("x86_64", "aarch64"):
+        print(f"the hot modules are not compiled on {platform.machine()}: the .py files run, slower", file=sys.stderr)
+        return ""
+    return str(wheels.unpack(wheels.fetch(TOP / "packaging/mypyc.txt"), OUT / "mypyc"))
 
 
 def unpack(source: Path, folder: Path, wheel: Path | None) -> Path:
@@ -99,9 +98,9 @@ def unpack(source: Path, folder: Path, wheel: Path | None) -> Path:
     return tree
 
 
-def debs(tree: Path, epoch: int) -> None:
+def debs(tree: Path, compiler: str, epoch: int) -> None:
     shutil.copytree(tree / "packaging/debian", tree / "debian")
-    run(["dpkg-buildpackage", "-b", "-us", "-uc"], tree, OUT / "deb.log", SOURCE_DATE_EPOCH=str(epoch))
+    run(["dpkg-buildpackage", "-b", "-us", "-uc"], tree, OUT / "deb.log", MYPYC=compiler, SOURCE_DATE_EPOCH=str(epoch))
     for path in sorted(tree.parent.glob("*.deb")):
         if "-dbgsym" not in path.name:
             shutil.move(path, DIST / path.name)
@@ -110,14 +109,14 @@ def debs(tree: Path, epoch: int) -> None:
 def wheel_of_ours(tree: Path, epoch: int) -> None:
     """From the tree in which the debs were built: the same objects, without what is only for debuggers."""
     units = sorted((tree / "flowunits").glob("*/*.so"))
-    core = sorted((tree / "build/package/lib").rglob("*.so"))
-    run(["strip", "--strip-debug", *map(str, [*units, *core])], tree, OUT / "wheel.log")
+    modules = sorted((tree / "build/package/lib").rglob("*.so"))
+    run(["strip", "--strip-debug", *map(str, [*units, *modules])], tree, OUT / "wheel.log")
     command = [PYTHON, "setup.py", "-q", "build", "--build-base", "build/package", "--build-lib", "build/package/lib"]
     command += ["bdist_wheel", "--dist-dir", str(DIST)]
     run(command, tree, OUT / "wheel.log", SOURCE_DATE_EPOCH=str(epoch))
 
 
-def rpms(source: Path, wheel: Path | None, epoch: int) -> None:
+def rpms(source: Path, wheel: Path | None, compiler: str, epoch: int) -> None:
     top = OUT / "rpm"
     (top / "SOURCES").mkdir(parents=True)
     for path in (source, wheel):
@@ -136,7 +135,11 @@ def rpms(source: Path, wheel: Path | None, epoch: int) -> None:
         command += ["-D", f"{name} {value}"]
     if wheel is not None:
         command += ["-D", f"onnx_wheel {wheel.name}"]
-    run(command, TOP, OUT / "rpm.log", SOURCE_DATE_EPOCH=str(epoch))
+    compiled = (
+        OUT / f"deb/{source.name.removesuffix('.tar.gz')}/build/package/lib/modelboxd/_compiled"
+    )  # takes a minute
+    there = {"COMPILED": str(compiled)} if compiled.exists() else {"MYPYC": compiler}
+    run(command, TOP, OUT / "rpm.log", SOURCE_DATE_EPOCH=str(epoch), **there)
     for path in sorted(top.glob("*RPMS/**/*.rpm")):
         shutil.move(path, DIST / path.name)
 
@@ -153,14 +156,14 @@ def main() -> None:
     os.umask(0o022)
     source = DIST / f"modelbox-{version}.tar.gz"
     archive(source, f"modelbox-{version}", epoch)
-    wheel = onnx_wheel()
+    wheel, compiler = onnx_wheel(), mypyc()
     if "deb" in kinds or "wheel" in kinds:
         tree = unpack(source, OUT / "deb", wheel)
-        debs(tree, epoch)
+        debs(tree, compiler, epoch)
         if "wheel" in kinds:
             wheel_of_ours(tree, epoch)
     if "rpm" in kinds:
-        rpms(source, wheel, epoch)
+        rpms(source, wheel, compiler, epoch)
     for path in sorted(DIST.iterdir()):
         print(f"{path.stat().st_size:>10} {path.name}")
 

@@ -1,4 +1,4 @@
-"""Makes a checkout usable from its .venv: the source tree on the import path, and the two commands.
+"""Makes a checkout usable from its .venv: the source tree on the import path, and its commands.
 
 Plain files instead of an editable install, so that it works offline and takes no time.
 """

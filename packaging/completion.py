@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from modelboxd import cli
+from modelboxd import cli, debug
 from modelboxd.tool import main as tool
 
 FILES = ("FILE", "GRAPH", "SOCKET", "CONF")
@@ -154,7 +154,11 @@ def zsh(name: str, parser: argparse.ArgumentParser) -> str:
 def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    commands: dict[str, Callable[[], argparse.ArgumentParser]] = {"modelbox": cli.parser, "modelbox-tool": tool._parser}
+    commands: dict[str, Callable[[], argparse.ArgumentParser]] = {
+        "modelbox": cli.parser,
+        "modelbox-tool": tool._parser,
+        "modelbox-python-debug": debug.parser,
+    }
     for name, make in commands.items():
         (folder / f"{name}.bash").write_text(bash(name, make()))
         (folder / f"_{name}").write_text(zsh(name, make()))

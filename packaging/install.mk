@@ -17,12 +17,22 @@ LIB := $(OUT)/lib
 D := $(DESTDIR)
 VERSION := $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' modelbox/version.py)
 UNITS := $(patsubst flowunits/%/,%,$(filter-out flowunits/common/ flowunits/__pycache__/,$(wildcard flowunits/*/)))
+# Folder of the mypyc for PYTHON (mypyc.txt says which); empty: the hot modules are not compiled, and the server needs
+# about twice the CPU time per call.
+MYPYC ?=
+# Or a folder where that was done already, from the same sources.
+COMPILED ?=
 INSTALL := install -p -D -m 644
 
 build:
 	$(MAKE) -C flowunits
 	$(PYTHON) setup.py -q build --build-base $(OUT) --build-lib $(LIB)
-	rm -rf $(LIB)/modelboxd/flowunits
+	rm -rf $(LIB)/modelboxd/flowunits $(LIB)/modelboxd/_compiled
+ifneq ($(COMPILED),)
+	cp -R $(COMPILED) $(LIB)/modelboxd/_compiled
+else ifneq ($(MYPYC),)
+	PYTHONPATH=$(MYPYC) PYTHONHASHSEED=0 $(PYTHON) packaging/compile.py $(LIB)/modelboxd/_compiled
+endif
 	PYTHONPATH=$(LIB) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) packaging/manpages.py $(OUT)/man
 	PYTHONPATH=$(LIB) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) packaging/completion.py $(OUT)/completion
 
@@ -36,8 +46,7 @@ install-daemon:
 	rm -f $(D)$(PYTHON_LIB)/modelbox/_core/*.c $(D)$(PYTHON_LIB)/modelbox/_core/build.py
 	set -e; for unit in $(UNITS); do for file in flowunits/$$unit/*.toml flowunits/$$unit/*.py flowunits/$$unit/*.so; do \
 	  test ! -e $$file || $(INSTALL) $$file $(D)$(PREFIX)/lib/modelbox/$$unit/$${file##*/}; done; done
-	install -p -D -m 755 packaging/bin/modelbox $(D)$(PREFIX)/bin/modelbox
-	install -p -D -m 755 packaging/bin/modelbox-tool $(D)$(PREFIX)/bin/modelbox-tool
+	set -e; for file in packaging/bin/*; do install -p -D -m 755 $$file $(D)$(PREFIX)/bin/$${file##*/}; done
 	$(INSTALL) etc/modelbox/modelbox.conf $(D)/etc/modelbox/modelbox.conf
 	$(INSTALL) etc/modelbox/graph.conf $(D)/etc/modelbox/graph.conf
 	$(INSTALL) systemd/modelbox.default $(D)/etc/default/modelbox
@@ -49,7 +58,7 @@ install-daemon:
 	$(INSTALL) systemd/modelbox.sysusers $(D)$(PREFIX)/lib/sysusers.d/modelbox.conf
 	$(INSTALL) systemd/modelbox.tmpfiles $(D)$(PREFIX)/lib/tmpfiles.d/modelbox.conf
 	set -e; for page in $(OUT)/man/*; do $(INSTALL) $$page $(D)$(MAN)/man$${page##*.}/$${page##*/}; done
-	set -e; for name in modelbox modelbox-tool; do \
+	set -e; for name in modelbox modelbox-tool modelbox-python-debug; do \
 	  $(INSTALL) $(OUT)/completion/$$name.bash $(D)$(PREFIX)/share/bash-completion/completions/$$name; \
 	  $(INSTALL) $(OUT)/completion/_$$name $(D)$(PREFIX)/share/zsh/vendor-completions/_$$name; done
 	set -e; for file in docs/*.md README.md; do $(INSTALL) $$file $(D)$(DOC)/$${file##*/}; done

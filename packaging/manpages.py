@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modelbox.version import VERSION
-from modelboxd import cli, settings
+from modelboxd import cli, debug, settings
 from modelboxd.tool import main as tool
 
 TEXTS = Path(__file__).resolve().parent / "man"
@@ -97,6 +97,7 @@ PARTS = {
         "@OPTIONS@": lambda: options(tool._parser(), single_dash=True),
         "@COMMANDS@": lambda: commands(tool._parser()),
     },
+    "modelbox-python-debug.1": {"@OPTIONS@": lambda: options(debug.parser())},
     "modelbox.conf.5": {"@KEYS@": keys},
     "modelbox-graph.5": {},
 }

@@ -1,16 +1,20 @@
 #!/bin/bash
 # Boots a Debian image with systemd as PID 1 in qemu (software emulation is enough) and does there what an administrator does with
-# modelbox: install, ask, reload, break, stop, upgrade, purge. A line a check. About 15 minutes; root; apt's network the first time.
-#   KEEP=1 keeps the guest's journal and output in build/test-boot/
+# modelbox: install, ask, reload, break, stop, upgrade, purge. A line a check. About 10 minutes; root; apt's network the first time.
+#   boot.sh [PART...]    parts are the files in guest/, all of them when none is named; install.sh is always run
+#   KEEP=1               keeps the guest's journal and output in build/test-boot/
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+for part in "$@"; do
+  [ -e "packaging/test/guest/$part.sh" ] || { echo "there is no part $part in packaging/test/guest" >&2; exit 2; }
+done
 . packaging/test/image.sh
 DIST=${DIST:-dist}
 LIMIT=${LIMIT:-3000}
 OUT=build/test-boot
 [ "$(id -u)" = 0 ] || die "needs root, for debootstrap"
 for tool in qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mke2fs:e2fsprogs; do
-  command -v "${tool%:*}" >/dev/null || apt-get install -y -qq --no-install-recommends "${tool#*:}" >/dev/null
+  command -v "${tool%:*}" >/dev/null || apt_install "${tool#*:}"
 done
 ls "$DIST"/modelbox_*_amd64.deb >/dev/null 2>&1 || die "no packages in $DIST; make package"
 rm -rf "$OUT"
@@ -35,7 +39,8 @@ if [ -n "$onnx" ]; then
   dpkg-deb -b --root-owner-group -Znone "$OUT/onnx" "$OUT/orders/modelbox-onnx.deb" >/dev/null
   rm -r "$OUT/onnx"
 fi
-cp -r packaging/test/guest.sh packaging/test/graphs "$OUT/orders/"
+cp -r packaging/test/guest packaging/test/graphs "$OUT/orders/"
+echo "$*" >"$OUT/orders/wanted"
 .venv/bin/python packaging/test/make_model.py "$OUT/orders/graphs/units/double/double.onnx"
 
 echo "making the image (kept in $CACHE)"

@@ -6,26 +6,38 @@ SOURCES=/etc/apt/sources.list.d/debian.sources
 MIRROR=${MIRROR:-$(awk '/^URIs:/ { print $2; exit }' "$SOURCES" 2>/dev/null || true)}
 MIRROR=${MIRROR:-http://deb.debian.org/debian}
 
+apt_install() { apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
 die() { echo "${0##*/}: $*" >&2; exit 1; }
 
 # in_tree TREE COMMAND...: in a chroot with its own mounts and processes, which end with it.
-in_tree() {
-  local tree=$1
-  shift
-  unshare --mount --pid --fork --kill-child -- bash -euc '
-    tree=$1; shift
+in_tree() { in_namespaces "" "$@"; }
+
+# alone_in_tree TREE COMMAND...: with a network of its own too, where all ports of 127.0.0.1 are free.
+alone_in_tree() { in_namespaces --net "$@"; }
+
+in_namespaces() { # OPTION TREE COMMAND...
+  local option=$1 tree=$2
+  shift 2
+  # shellcheck disable=SC2086
+  unshare --mount --pid $option --fork --kill-child -- bash -euc '
+    tree=$1 option=$2; shift 2
+    if [ "$option" = --net ]; then
+      # ifreq of SIOCSIFFLAGS: lo, IFF_UP
+      python3 -c "import fcntl, socket, struct; fcntl.ioctl(socket.socket(), 0x8914, struct.pack(\"16sH14x\", b\"lo\", 1))"
+    fi
     mount -t proc proc "$tree/proc"
     mount --rbind /dev "$tree/dev"
     mkdir -p "$tree/run" && mount -t tmpfs -o mode=755 tmpfs "$tree/run"
-    exec chroot "$tree" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"
-  ' in_tree "$tree" "$@"
+    exec chroot "$tree" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root XDG_CACHE_HOME=/run/cache LC_ALL=C.UTF-8 \
+      DEBIAN_FRONTEND=noninteractive "$@"
+  ' in_tree "$tree" "$option" "$@"
 }
 
 # The smallest Debian, with lists of packages of the main archive and its updates.
 base_tree() {
   local tree=$CACHE/$SUITE-base
   if [ ! -e "$tree.done" ]; then
-    command -v debootstrap >/dev/null || apt-get install -y -qq --no-install-recommends debootstrap >/dev/null
+    command -v debootstrap >/dev/null || apt_install debootstrap
     mkdir -p "$CACHE"
     rm -rf "$tree"
     debootstrap --variant=minbase "$SUITE" "$tree" "$MIRROR" >"$CACHE/debootstrap.log" 2>&1 \
@@ -45,26 +57,23 @@ base_tree() {
   echo "$tree"
 }
 
-# copy_tree FROM TO: with apt's packages as hard links, where they can be.
-copy_tree() {
-  rm -rf "$2"
-  cp -a "$1" "$2"
-}
-
 # A tree that boots: systemd, a kernel, a user, what image units load; and the packages that modelbox depends on, not
 # installed, in apt's cache: the guest has no network.
 boot_tree() {
-  local tree=$CACHE/$SUITE-boot base
-  if [ ! -e "$tree.done" ]; then
+  local tree=$CACHE/$SUITE-boot base recipe
+  recipe=$(declare -f boot_tree | sha256sum)
+  if [ "$(cat "$tree.done" 2>/dev/null)" != "$recipe" ]; then
+    rm -f "$tree.done" "$CACHE/$SUITE-boot.ext4"
     base=$(base_tree)
-    copy_tree "$base" "$tree"
+    rm -rf "$tree"
+    cp -a "$base" "$tree"
     in_tree "$tree" sh -euc '
       apt-get install -y -qq --no-install-recommends systemd systemd-sysv dbus dbus-user-session libpam-systemd udev kmod \
         linux-image-cloud-amd64 initramfs-tools iproute2 procps curl logrotate man-db \
         libopencv-imgcodecs406 libopencv-imgproc406 libturbojpeg0
       apt-get clean
       apt-get install -y -qq --download-only --no-install-recommends python3-aiohttp python3-cffi-backend python3-lark \
-        python3-numpy python3-psutil python3-setproctitle python3-toml python3-uvloop
+        python3-numpy python3-psutil python3-setproctitle python3-toml python3-uvloop python3-av
       useradd -m ann
       passwd -d root
       echo modelbox-test >/etc/hostname
@@ -80,7 +89,7 @@ Description=the orders of the test
 [Service]
 Type=oneshot
 TimeoutStartSec=infinity
-ExecStart=/bin/sh -c 'mkdir -p /orders/out && cd /orders && tar xf /dev/vdb && { bash ./guest.sh; echo $$? >out/code; }; journalctl --no-pager -o short-precise >out/journal.txt; tar cf /dev/vdc -C /orders/out .; sync'
+ExecStart=/bin/sh -c 'mkdir -p /orders/out && cd /orders && tar xf /dev/vdb && { bash ./guest/main.sh; echo $$? >out/code; }; journalctl --no-pager -o short-precise >out/journal.txt; tar cf /dev/vdc -C /orders/out .; sync'
 ExecStopPost=/bin/systemctl --no-block poweroff
 U
     # From a timer: a unit of the boot itself would keep the boot from being over.
@@ -92,8 +101,7 @@ AccuracySec=1s
 WantedBy=timers.target
 U
     in_tree "$tree" systemctl enable -q orders.timer
-    rm -f "$CACHE/$SUITE-boot.ext4"
-    touch "$tree.done"
+    echo "$recipe" >"$tree.done"
   fi
   echo "$tree"
 }
@@ -103,7 +111,7 @@ boot_image() {
   local tree image=$CACHE/$SUITE-boot.ext4
   tree=$(boot_tree)
   if [ ! -e "$image" ]; then
-    mke2fs -q -t ext4 -E lazy_itable_init=1 -O ^has_journal -d "$tree" "$image.new" 2500M
+    mke2fs -q -t ext4 -E lazy_itable_init=1 -O ^has_journal -d "$tree" "$image.new" 2500M >/dev/null
     mv "$image.new" "$image"
   fi
   echo "$image"

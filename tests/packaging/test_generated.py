@@ -16,7 +16,7 @@ from types import ModuleType
 
 import pytest
 
-from modelboxd import cli, settings
+from modelboxd import cli, debug, settings
 from modelboxd.graph.attributes import ENGINE_ATTRS
 from modelboxd.tool import main as tool
 
@@ -63,9 +63,10 @@ def test_pages_are_clean(tmp_path: Path, name: str) -> None:
 
 
 def test_pages_name_every_option_key_and_command() -> None:
-    page = plain(manpages.page("modelbox.8"))
-    for name in long_options(cli.parser()):
-        assert re.search(rf"^(.*, )?{re.escape(name)}\b", page, re.M), name
+    for one, parser in (("modelbox.8", cli.parser()), ("modelbox-python-debug.1", debug.parser())):
+        page = plain(manpages.page(one))
+        for name in long_options(parser):
+            assert re.search(rf"^(.*, )?{re.escape(name)}\b", page, re.M), name
     page = plain(manpages.page("modelbox-tool.1"))
     for command, _, parser in manpages.subparsers(tool._parser()):
         assert f".SS {command}\n" in page
@@ -106,6 +107,7 @@ def test_bash_offers_every_option(tmp_path: Path) -> None:
     for name, _, parser in manpages.subparsers(tool._parser()):
         offered = complete(tmp_path, "modelbox-tool", name, "-")
         assert {option.replace("--", "-") for option in long_options(parser)} <= offered, name
+    assert set(long_options(debug.parser())) <= complete(tmp_path, "modelbox-python-debug", "-")
     assert {"driver", "flow", "server"} <= complete(tmp_path, "modelbox-tool", "")
 
 
@@ -122,7 +124,7 @@ def test_bash_offers_values(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
 def test_zsh_takes_its_completions(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(TOP / "packaging/completion.py"), str(tmp_path)], check=True)
-    for name in ("modelbox", "modelbox-tool"):
+    for name in ("modelbox", "modelbox-tool", "modelbox-python-debug"):
         subprocess.run(["zsh", "-n", str(tmp_path / f"_{name}")], check=True)
         assert (tmp_path / f"_{name}").read_text().startswith(f"#compdef {name}\n")
 

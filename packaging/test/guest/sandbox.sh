@@ -1,0 +1,37 @@
+# All kinds of units work below the restrictions of the unit file.
+exposure() {
+  systemd-analyze security --no-pager modelbox.service | tail -1
+  systemd-analyze security --no-pager --threshold=20 modelbox.service >/dev/null
+}
+check "systemd-analyze security: $(systemd-analyze security --no-pager modelbox.service | tail -1 | grep -o '[0-9]*[.][0-9]')" exposure
+python3 - <<'P' >/tmp/picture.png
+import struct, sys, zlib
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+rows = b"".join(b"\0" + bytes([200, 100, 50]) * 64 for _ in range(48))
+sys.stdout.buffer.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 48, 8, 2, 0, 0, 0))
+                        + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+P
+python_answers() { ask 7774/hello Ada "hello, Ada"; }
+onnx_answers() { [ ! -e modelbox-onnx.deb ] || ask 7772/double "1 2 3 4.5" "2.0 4.0 6.0 9.0"; }
+image_answers() { ask 7773/image @/tmp/picture.png "(10, 20, 3)"; }
+check "apt install python3-av" apt-get install -y --no-install-recommends python3-av
+cp graphs/with-av/video.toml /etc/modelbox/graph/
+graphs=$((graphs + 1))
+video_answers() { ask 7777/video 12 "12 frames of (48, 64, 3)"; }
+systemctl reload modelbox
+check "a graph with video starts" within 120 status_says "^$graphs jobs run"
+check "a Python unit answers" python_answers
+check "an ONNX model answers, without memory that is writable and executable" onnx_answers
+check "a picture is decoded and resized" image_answers
+check "a video is encoded, decoded and scaled" video_answers
+writes() {
+  local pid
+  pid=$(main_pid)
+  not nsenter -t "$pid" -m -- touch /usr/bin/x
+  not nsenter -t "$pid" -m -- ls /home/ann
+  grep "^NoNewPrivs:.1" "/proc/$pid/status"
+  grep "^CapBnd:.0*$" "/proc/$pid/status"
+  grep "^Seccomp:.2" "/proc/$pid/status"
+}
+check "it sees no home and writes nowhere else" writes
