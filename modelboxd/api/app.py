@@ -12,13 +12,15 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from modelbox.errors import ConfigError, ModelBoxError
-from modelboxd.api import health, jobs, modelbox_v1, openapi, stats, tasks
+from modelboxd.api import health, inference, jobs, modelbox_v1, openapi, stats, tasks
 from modelboxd.api.access import Access, check_role
+from modelboxd.api.inflate import ENCODINGS, inflate
 from modelboxd.api.limits import Limits
 from modelboxd.api.problems import Problem, Shape, problem_answer, problem_of
 from modelboxd.api.routes import Body, Call, Route, Router, parse_json
 from modelboxd.api.schema import Schema, Schemas, convert
 from modelboxd.api.tokens import Role
+from modelboxd.inference.service import Inference
 from modelboxd.jobs.manager import JobManager
 from modelboxd.jobs.runtime import Runtime
 from modelboxd.server.answer import JSON
@@ -31,7 +33,7 @@ from modelboxd.tasks.manager import TaskManager
 
 log = logging.getLogger(__name__)
 
-SUBJECTS = (jobs, tasks, modelbox_v1, stats, health, openapi)  # each has routes(api) and SCHEMAS
+SUBJECTS = (jobs, tasks, inference, modelbox_v1, stats, health, openapi)  # each has routes(api) and SCHEMAS
 WORKERS, WAITING_MAX = 8, 64  # threads for what blocks; calls that may wait for one of them
 T = TypeVar("T")
 
@@ -47,6 +49,7 @@ class Api:
         self.access = Access(settings)
         self.limits = Limits(settings.server.max_rate)
         self.tasks = TaskManager(settings.tasks, jobs, runtime, view=tasks.webhook_json)
+        self.inference = Inference(jobs, self.tasks, self.run)
         self.stats = Collector(runtime, jobs, self.tasks)
         self.router = Router()
         self.schemas = Schemas()
@@ -203,12 +206,18 @@ class Api:
         if body.checked and kind not in body.types and "*/*" not in body.types:
             got = f"not {kind[:80]}" if kind else "and the header is missing"
             raise Problem(415, "media_type", f"Content-Type must be {' or '.join(body.types)}, {got}")
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise Problem(415, "media_type", "compressed bodies are not taken")
+        encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding != "identity" and not (body.compressed and encoding in ENCODINGS):
+            only = f"only {' and '.join(ENCODINGS)} are" if body.compressed else "compressed bodies are not"
+            raise Problem(
+                415, "media_type", f"{only} taken as Content-Encoding" if body.compressed else f"{only} taken"
+            )
         try:
             data = await read_body(request, self.runtime.listeners.bodies, limit, self.settings.server.body_timeout)
         except TooLarge:
             raise Problem(413, "too_large", f"the body is larger than {limit} bytes", close=True) from None
+        if encoding != "identity":
+            data = await self.run(inflate, data, limit)
         if body.schema is None or not body.checked or kind != JSON_TYPE:
             return data
         value = parse_json(data)
@@ -237,6 +246,8 @@ def shape_of(raw_path: str) -> Shape:
     """How errors look at paths where there is no route."""
     if raw_path.startswith("/v1/modelbox/"):
         return modelbox_v1.modelbox_answer
+    if raw_path.startswith("/v2/") and not raw_path.startswith("/v2/health/"):
+        return inference.error_answer
     return problem_answer
 
 
