@@ -14,6 +14,7 @@ from aiohttp import web
 from modelbox.errors import ConfigError, ModelBoxError
 from modelboxd.api import health, inference, jobs, modelbox_v1, openapi, stats, tasks
 from modelboxd.api.access import Access, check_role
+from modelboxd.api.grpc_server import GrpcServer
 from modelboxd.api.inflate import ENCODINGS, inflate
 from modelboxd.api.limits import Limits
 from modelboxd.api.problems import Problem, Shape, problem_answer, problem_of
@@ -56,6 +57,7 @@ class Api:
         self._threads = ThreadPoolExecutor(WORKERS, "mb-api")
         self._waiting = 0
         self._listening: Listening | None = None
+        self.grpc = GrpcServer(self) if settings.inference.grpc else None
         for subject in SUBJECTS:
             self.add(subject.routes(self), subject.SCHEMAS)
 
@@ -85,6 +87,12 @@ class Api:
             raise ConfigError(f"API: {error.message}", where=where, hint="server.port says where it listens") from None
         scheme = "https" if tls else "http"
         log.info("the API listens on %s://%s:%d", scheme, server.ip, self.port)
+        if self.grpc is not None:
+            try:
+                self.grpc.start()
+            except ConfigError:
+                self.stop()
+                raise
 
     @property
     def port(self) -> int:
@@ -95,6 +103,8 @@ class Api:
     def stop(self) -> None:
         """Answers what is under way, for a few seconds at most, and closes the port."""
         self.tasks.close()
+        if self.grpc is not None:
+            self.grpc.stop()
         if self._listening is not None:
             self.runtime.listeners.release(self._listening)
             self._listening = None

@@ -287,9 +287,9 @@ INFER = Body(
     ref("InferRequest"), (JSON, BYTES), checked=False, streamed=True, compressed=True,
     help=f"JSON; with {LENGTH}, so many bytes of JSON and the tensors behind it. gzip and deflate are taken.",
 )  # fmt: skip
-INFER_HELP = f"""`binary_data_size` in the parameters of an input says how many bytes behind the JSON are its data, in the
-order of the inputs; `{LENGTH}` says where the JSON ends. An output with `binary_data` comes
-the same way. docs/inference-protocol.md has examples."""
+INFER_HELP = f"""`binary_data_size` in the parameters of an input says how many bytes behind the JSON are its data, in
+the order of the inputs; `{LENGTH}` says where the JSON ends. An output with `binary_data`
+comes the same way. docs/inference-protocol.md has examples."""
 NAME = Param(
     "name", text("The name of a model.", minLength=1, maxLength=64), "The model: the id of its job, or its name."
 )
