@@ -42,8 +42,9 @@ def pack(model: Model, request: Request) -> list[tuple[str, CoreList]]:
     for given in request.inputs:
         port = model.inputs[given.name]
         made = _values(model, port, given)
-        if model.max_batch and count not in (-1, len(made)):
-            text = f"input '{given.name}' has a batch of {len(made)}, input '{request.inputs[0].name}' one of {count}"
+        if count not in (-1, len(made)) and (model.max_batch or model.job.inputs.match):
+            what = "a batch of" if model.max_batch else "as many values as"
+            text = f"input '{given.name}' has {what} {len(made)}, input '{request.inputs[0].name}' {count}"
             raise InferenceError(text)
         count = len(made)
         values[port.node] = made

@@ -128,6 +128,8 @@ def read_request(message: Any, raw: list[memoryview]) -> Request:
         raise InferenceError(f"id must be a text of at most {ID_MAX} letters")
     if len(message.inputs) > TENSORS_MAX or len(message.outputs) > TENSORS_MAX:
         raise InferenceError(f"there are more than {TENSORS_MAX} tensors")
+    for item in message.inputs:
+        check_tensor_parameters(f"input '{item.name[:NAME_MAX]}'", _parameters(item.parameters))
     if raw and len(raw) != len(message.inputs):
         text = f"raw_input_contents must be there for all inputs or none: {len(raw)} for {len(message.inputs)}"
         raise InferenceError(text)
@@ -136,7 +138,6 @@ def read_request(message: Any, raw: list[memoryview]) -> Request:
     for number, item in enumerate(message.inputs):
         given = Given(item.name, item.datatype, check_shape(item.name, list(item.shape)))
         what = f"input '{given.name[:NAME_MAX]}'"
-        check_tensor_parameters(what, _parameters(item.parameters))
         if raw:
             if item.HasField("contents"):
                 raise InferenceError(f"{what} has both contents and raw_input_contents")
