@@ -117,7 +117,10 @@ class Api:
         self._waiting += 1
         future = self._threads.submit(function, *arguments)
         future.add_done_callback(lambda _: self.runtime.io.call(self._done))
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            del future  # it holds its exception, that this frame, and this frame what came of the request
 
     def _done(self) -> None:
         self._waiting -= 1
@@ -157,6 +160,8 @@ class Api:
         except Exception:
             log.exception("internal error while answering %s %s", request.method, request.rel_url.raw_path)
             problem = Problem(500, "internal", "internal error; the log of the server tells more")
+        # Its frames hold what came of the request, and this one holds it: that would wait for the garbage collector.
+        problem.__traceback__ = problem.__context__ = None
         if request.body_exists and not request.content.is_eof():
             problem.close = True  # what still comes of the body is not waited for
         return shape(problem).response()

@@ -272,6 +272,7 @@ def _refusals(server: GrpcServer, grpc: Any) -> Callable[[str], Any]:
 def told(error: Exception) -> Problem:
     """What a client is told of an error."""
     if isinstance(error, Problem):
+        error.__traceback__ = error.__context__ = None  # its frames hold the message, and are held by it
         return error
     if isinstance(error, ModelBoxError):
         problem = problem_of(error)

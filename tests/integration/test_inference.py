@@ -42,7 +42,7 @@ class Unit(modelbox.FlowUnit):
             out.push_back(modelbox.Buffer(self.get_bind_device(), text.upper()))
         return modelbox.Status()
 """
-GRPC = "[inference]\ngrpc = true\ngrpc_port = 0\n"
+GRPC = "[server]\nport = 0\n[inference]\ngrpc = true\ngrpc_port = 0\n"
 
 
 class Rig:
@@ -342,8 +342,6 @@ def test_load_and_unload(rig: Rig) -> None:
 def test_a_client_that_goes_away_cancels_its_work(rig: Rig) -> None:
     ask = rig.server.ask
     gate = np.array([["gate"]], np.object_)
-    held = os.open(rig.pipe, os.O_RDWR)  # it can be opened for reading at any time from now on
-    os.close(held)
     # gRPC: a call that is cancelled, and one whose deadline passes
     over = threading.Event()
     waiting = rig.grpc.async_infer(
@@ -366,9 +364,10 @@ def test_a_client_that_goes_away_cancels_its_work(rig: Rig) -> None:
     until(lambda: not ask("GET", "/v1/tasks?state=running")[1]["tasks"])
     with pytest.raises(InferenceServerException, match=r"not done within 0.2 s"):
         rig.http.infer("shouter", [tensor(triton_http, "text", gate, "BYTES")], timeout=200_000)
-    for _ in range(4):  # those calls of the unit go on until they return
-        with open(rig.pipe, "w"):
-            pass
+    held = os.open(rig.pipe, os.O_RDWR)  # the gate is open: calls of the unit that were under way end
+    result = rig.http.infer("shouter", [tensor(triton_http, "text", np.array([["ok"]], np.object_), "BYTES")])
+    os.close(held)
+    assert result.as_numpy("loud").tolist() == [[b"OK"]]
 
 
 def until(true: Callable[[], Any]) -> None:
