@@ -203,6 +203,15 @@ class TaskSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class InferenceSettings:
+    """The Open Inference Protocol (KServe v2). Over HTTP it is a part of the REST listener."""
+
+    grpc: bool = option(False, "gRPC too, at server.ip, with the same tokens and certificates; needs grpcio")
+    grpc_port: int = option(8001, "its port", least=0, most=65535)
+    grpc_calls: int = option(256, "calls that are under way at once; more are refused", least=1, most=65536)
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """Where log lines go."""
 
@@ -271,6 +280,7 @@ class Settings:
     memory: MemorySettings = field(default_factory=MemorySettings)
     python: PythonSettings = field(default_factory=PythonSettings)
     tasks: TaskSettings = field(default_factory=TaskSettings)
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
     log: LogSettings = field(default_factory=LogSettings)
     acl: AclSettings = field(default_factory=AclSettings)
     control: ControlSettings = field(default_factory=ControlSettings)

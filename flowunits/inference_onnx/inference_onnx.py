@@ -27,7 +27,7 @@ from modelbox.buffer import Buffer
 from modelbox.configuration import Configuration
 from modelbox.device import CPU
 from modelbox.errors import ConfigError, UnitError
-from modelboxd.engine.unit import BuiltinUnit, Services, UnitCall
+from modelboxd.engine.unit import BuiltinUnit, PortTensor, Services, UnitCall
 from modelboxd.graph.model import Node
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,7 @@ class OnnxInference(BuiltinUnit):
         self._session: Any = None
         self._inputs: list[Any] = []
         self._outputs: list[str] = []
+        self._tensors: dict[str, PortTensor] = {}
         self._dtypes: dict[str, Any] = {}
         self._batch = 0  # the model's first dimension where it is a number
         self._single = False  # a batch of one is part of the model's shape
@@ -142,6 +143,11 @@ class OnnxInference(BuiltinUnit):
         fixed = [item.shape[0] for item in self._inputs if item.shape and isinstance(item.shape[0], int)]
         self._batch = min(fixed, default=0)
         self._single = all(list(item.shape)[:1] == [1] for item in self._inputs)
+        for item in (*self._inputs, *(outputs[name] for name in self._outputs)):
+            dims = [dim if isinstance(dim, int) and dim > 0 else -1 for dim in item.shape]
+            whole = self._single and item.shape[:1] != [1]
+            shape = tuple(dims if whole else dims[1:])
+            self._tensors[item.name] = PortTensor(self._dtypes[item.name].name, shape, self._batch)
 
     def _check_types(self, side: str, items: list[Any]) -> None:
         """`type` of the ports in the unit's TOML against the model's."""
@@ -179,6 +185,9 @@ class OnnxInference(BuiltinUnit):
                 f"node '{self.node.name}': the model's {side} '{missing[0]}' has no port",
                 hint=f"add it to [{side}] in {self.node.unit.path}",
             )
+
+    def tensors(self) -> dict[str, PortTensor]:
+        return self._tensors
 
     def close(self) -> None:
         self._session = None

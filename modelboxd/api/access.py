@@ -121,17 +121,22 @@ class Access:
             raise Problem(403, "origin_not_allowed", "a page of another site may not do this; see server.origins")
 
     def client(self, request: web.BaseRequest, address: str) -> Client:
-        """Who sent a request; without tokens and certificates everybody is an admin. Raises Problem."""
-        name, role = "", Role.ADMIN
+        """Who sent a request. Raises Problem."""
+        name = ""
         if self._has_certificates:  # the handshake has verified it
             certificate = request.get_extra_info("peercert") or {}
             name = next(
                 (value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"), ""
             )
-            role = self._certificate_role
+        return self.identify(address, request.headers.get("Authorization", ""), name)
+
+    def identify(self, address: str, authorization: str, name: str) -> Client:
+        """Who that is, by the header and the name in the certificate; without tokens and certificates everybody is an
+        admin. Raises Problem."""
+        role = self._certificate_role if self._has_certificates else Role.ADMIN
         if not self._tokens:
             return Client(address, role, name)
-        scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+        scheme, _, secret = authorization.partition(" ")
         token = self._tokens.get(hash_of(secret.strip())) if scheme.lower() == "bearer" else None
         if token is None:
             what = "the token is not known" if secret else "a token is needed: Authorization: Bearer ..."

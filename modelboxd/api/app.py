@@ -12,13 +12,16 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from modelbox.errors import ConfigError, ModelBoxError
-from modelboxd.api import health, jobs, modelbox_v1, openapi, stats, tasks
+from modelboxd.api import health, inference, jobs, modelbox_v1, openapi, stats, tasks
 from modelboxd.api.access import Access, check_role
+from modelboxd.api.grpc_server import GrpcServer
+from modelboxd.api.inflate import ENCODINGS, inflate
 from modelboxd.api.limits import Limits
 from modelboxd.api.problems import Problem, Shape, problem_answer, problem_of
 from modelboxd.api.routes import Body, Call, Route, Router, parse_json
 from modelboxd.api.schema import Schema, Schemas, convert
 from modelboxd.api.tokens import Role
+from modelboxd.inference.service import Inference
 from modelboxd.jobs.manager import JobManager
 from modelboxd.jobs.runtime import Runtime
 from modelboxd.server.answer import JSON
@@ -31,7 +34,7 @@ from modelboxd.tasks.manager import TaskManager
 
 log = logging.getLogger(__name__)
 
-SUBJECTS = (jobs, tasks, modelbox_v1, stats, health, openapi)  # each has routes(api) and SCHEMAS
+SUBJECTS = (jobs, tasks, inference, modelbox_v1, stats, health, openapi)  # each has routes(api) and SCHEMAS
 WORKERS, WAITING_MAX = 8, 64  # threads for what blocks; calls that may wait for one of them
 T = TypeVar("T")
 
@@ -47,12 +50,14 @@ class Api:
         self.access = Access(settings)
         self.limits = Limits(settings.server.max_rate)
         self.tasks = TaskManager(settings.tasks, jobs, runtime, view=tasks.webhook_json)
+        self.inference = Inference(jobs, self.tasks, self.run)
         self.stats = Collector(runtime, jobs, self.tasks)
         self.router = Router()
         self.schemas = Schemas()
         self._threads = ThreadPoolExecutor(WORKERS, "mb-api")
         self._waiting = 0
         self._listening: Listening | None = None
+        self.grpc = GrpcServer(self) if settings.inference.grpc else None
         for subject in SUBJECTS:
             self.add(subject.routes(self), subject.SCHEMAS)
 
@@ -82,6 +87,12 @@ class Api:
             raise ConfigError(f"API: {error.message}", where=where, hint="server.port says where it listens") from None
         scheme = "https" if tls else "http"
         log.info("the API listens on %s://%s:%d", scheme, server.ip, self.port)
+        if self.grpc is not None:
+            try:
+                self.grpc.start()
+            except ConfigError:
+                self.stop()
+                raise
 
     @property
     def port(self) -> int:
@@ -92,6 +103,8 @@ class Api:
     def stop(self) -> None:
         """Answers what is under way, for a few seconds at most, and closes the port."""
         self.tasks.close()
+        if self.grpc is not None:
+            self.grpc.stop()
         if self._listening is not None:
             self.runtime.listeners.release(self._listening)
             self._listening = None
@@ -104,7 +117,10 @@ class Api:
         self._waiting += 1
         future = self._threads.submit(function, *arguments)
         future.add_done_callback(lambda _: self.runtime.io.call(self._done))
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            del future  # it holds its exception, that this frame, and this frame what came of the request
 
     def _done(self) -> None:
         self._waiting -= 1
@@ -144,6 +160,8 @@ class Api:
         except Exception:
             log.exception("internal error while answering %s %s", request.method, request.rel_url.raw_path)
             problem = Problem(500, "internal", "internal error; the log of the server tells more")
+        # Its frames hold what came of the request, and this one holds it: that would wait for the garbage collector.
+        problem.__traceback__ = problem.__context__ = None
         if request.body_exists and not request.content.is_eof():
             problem.close = True  # what still comes of the body is not waited for
         return shape(problem).response()
@@ -203,12 +221,18 @@ class Api:
         if body.checked and kind not in body.types and "*/*" not in body.types:
             got = f"not {kind[:80]}" if kind else "and the header is missing"
             raise Problem(415, "media_type", f"Content-Type must be {' or '.join(body.types)}, {got}")
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise Problem(415, "media_type", "compressed bodies are not taken")
+        encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding != "identity" and not (body.compressed and encoding in ENCODINGS):
+            only = f"only {' and '.join(ENCODINGS)} are" if body.compressed else "compressed bodies are not"
+            raise Problem(
+                415, "media_type", f"{only} taken as Content-Encoding" if body.compressed else f"{only} taken"
+            )
         try:
             data = await read_body(request, self.runtime.listeners.bodies, limit, self.settings.server.body_timeout)
         except TooLarge:
             raise Problem(413, "too_large", f"the body is larger than {limit} bytes", close=True) from None
+        if encoding != "identity":
+            data = await self.run(inflate, data, limit)
         if body.schema is None or not body.checked or kind != JSON_TYPE:
             return data
         value = parse_json(data)
@@ -237,6 +261,8 @@ def shape_of(raw_path: str) -> Shape:
     """How errors look at paths where there is no route."""
     if raw_path.startswith("/v1/modelbox/"):
         return modelbox_v1.modelbox_answer
+    if raw_path.startswith("/v2/") and not raw_path.startswith("/v2/health/"):
+        return inference.error_answer
     return problem_answer
 
 

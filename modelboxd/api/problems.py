@@ -19,6 +19,7 @@ from modelbox.errors import (
     UnitError,
     WorkerLostError,
 )
+from modelboxd.inference.errors import InferenceError, ModelStateError, NoSuchModelError
 from modelboxd.jobs.model import (
     BadJobIdError,
     JobExistsError,
@@ -50,6 +51,9 @@ _KINDS: tuple[tuple[type[ModelBoxError], int, str], ...] = (
     (JobExistsError, 409, "job_exists"),
     (BadJobIdError, 422, "bad_job_id"),
     (JobStateError, 409, "job_state"),
+    (NoSuchModelError, 404, "no_such_model"),
+    (ModelStateError, 409, "model_state"),
+    (InferenceError, 400, "bad_request"),
     (NoSuchTaskError, 404, "no_such_task"),
     (TaskCancelledError, 409, "cancelled"),
     (TaskInputError, 422, "not_valid"),
@@ -83,6 +87,8 @@ CODES: dict[str, str] = {
     "job_exists": "The id is taken.",
     "bad_job_id": "The id is not allowed.",
     "job_state": "The job's state does not allow this.",
+    "no_such_model": "There is no model of this name or version.",
+    "model_state": "The model's graph gives other tensors than it declares.",
     "no_such_task": "There is no task of this id, or no longer.",
     "task_state": "The task's state does not allow this.",
     "gone": "It was there, and is no longer kept.",

@@ -43,6 +43,7 @@ class Body:
     required: bool = True
     streamed: bool = False  # the handler reads it itself
     max_bytes: int = 0  # 0: server.max_body
+    compressed: bool = False  # gzip and deflate are taken, too
     help: str = ""
 
 

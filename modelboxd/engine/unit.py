@@ -74,6 +74,15 @@ class Services:
     threads: int  # size of the engine's thread pool
 
 
+@dataclass(frozen=True, slots=True)
+class PortTensor:
+    """What every buffer of a port holds."""
+
+    dtype: str  # as numpy has it
+    shape: tuple[int, ...]  # -1 = any size
+    batch: int  # how many buffers the unit works on at once; 0 = any number
+
+
 class BuiltinUnit:
     """Base class of built-in units. One instance per node.
 
@@ -94,6 +103,10 @@ class BuiltinUnit:
 
     def close(self) -> None:
         """Called once after the last call; must not raise."""
+
+    def tensors(self) -> dict[str, PortTensor]:
+        """The tensors of its ports, of input and output alike, as far as it knows them. After open(). [any thread]"""
+        return {}
 
     def process(self, call: UnitCall) -> Any:
         """One call; push to `call.output(port)`. NORMAL units: as many out as in, several calls at once.

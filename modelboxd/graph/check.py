@@ -54,6 +54,7 @@ class _Checker:
             if not self._edge(edge):
                 self.doubtful |= {edge.src, edge.dst}
         self._ports()
+        self._model()
         order = Order(self.nodes)
         self.problems += order.problems
         self._whole()
@@ -86,7 +87,21 @@ class _Checker:
             self.warnings,
             spec.priority,
             spec.session_timeout_s,
+            spec.model,
         )
+
+    def _model(self) -> None:
+        """The tensors of [model] stand at input and output nodes."""
+        model = self.spec.model
+        for side, unit, tensors in (
+            ("inputs", INPUT, model.inputs if model else {}),
+            ("outputs", OUTPUT, model.outputs if model else {}),
+        ):
+            there = [name for name, node in self.nodes.items() if node.unit is unit]
+            for name, tensor in tensors.items():
+                if name not in there:
+                    hint = f"there are: {', '.join(there) or 'none'}"
+                    self._complain(f"model.{side}.{name}: there is no {unit.name} node '{name}'", tensor.where, hint)
 
     def _whole_of(self, name: str) -> object:
         """What a node is a part of: the inputs of the graph belong together, its outputs, and the nodes of a graph that

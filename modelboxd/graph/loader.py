@@ -16,6 +16,7 @@ from modelboxd.graph.dot import parse_dot
 from modelboxd.graph.keys import key_line
 from modelboxd.graph.model import Attr, GraphSpec
 from modelboxd.graph.places import Locate, locate_text
+from modelboxd.graph.tensors import ModelDecl, parse_model
 
 SECTIONS: dict[str, set[str]] = {
     "driver": {"dir", "skip-default"},
@@ -35,6 +36,7 @@ SECTIONS: dict[str, set[str]] = {
     "profile": {"dir", "trace", "performance", "session", "profile"},
     "log": {"level"},
     "args": set(),
+    "model": {"name", "version", "max_batch", "inputs", "outputs"},
 }
 NUMBERS = ("thread-num", "max-thread-num", "max_executor_thread_num", "queue_size", "batch_size", "queue_size_external")
 _VARIABLE = re.compile(r"(\\?)\$\{(\w+)\}")
@@ -111,7 +113,20 @@ def _parse_graph(text: str, name: str, untrusted: bool = False) -> GraphSpec:
         session_timeout_s=_seconds(flow, "session_timeout", text, name),
         args=_args(_section(data, "args", text, name), text, name),
         warnings=warnings,
+        model=_model(data, text, name),
     )
+
+
+def _model(data: dict[str, Any], text: str, name: str) -> ModelDecl | None:
+    if "model" not in data:
+        return None
+
+    def line_of(*keys: str) -> Where:
+        """Of a key below [model], else of the section around it."""
+        path = ("model", *keys)
+        return Where(name, next((line for end in range(len(path), 0, -1) if (line := key_line(text, *path[:end]))), 0))
+
+    return parse_model(_section(data, "model", text, name), line_of)
 
 
 def _check_untrusted(data: dict[str, Any], text: str, name: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from modelbox.errors import ModelBoxError, Where
 from modelbox.spec import FlowType, OptionSpec, UnitSpec
+from modelboxd.graph.tensors import ModelDecl
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class GraphSpec:
     session_timeout_s: int | None = None  # [flow] session_timeout, 0 = no limit; None: as the server says
     args: dict[str, OptionSpec] = field(default_factory=dict)  # [args]: names that attribute values use as $name
     warnings: list[ModelBoxError] = field(default_factory=list)
+    model: ModelDecl | None = None  # [model]: its tensors, for inference protocols
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ class Graph:
     warnings: list[ModelBoxError]
     priority: int = 5
     session_timeout_s: int | None = None
+    model: ModelDecl | None = None
 
 
 @dataclass(slots=True)

@@ -114,12 +114,14 @@ class TaskManager:
         priority: int,
         timeout_s: float,
         hook: str = "",
+        keep: bool = True,
     ) -> Task:
-        """A task that waits for its turn, or runs already. Raises BusyError, OutOfMemoryError, ShutdownError."""
+        """A task that waits for its turn, or runs already; without `keep` nothing is known of it when it is over, but
+        to who holds it. Raises BusyError, OutOfMemoryError, ShutdownError."""
         self.check_room(job, size)
         line = self._lines.setdefault(job, _Line())
         self._numbers += 1
-        task = Task(job, inputs, size, self._numbers, priority, timeout_s, Hook(hook) if hook else None)
+        task = Task(job, inputs, size, self._numbers, priority, timeout_s, Hook(hook) if hook else None, keep)
         self.results.add(task)
         self.waiting += 1
         heapq.heappush(line.waiting, (priority, task.number, task))
@@ -327,7 +329,10 @@ class TaskManager:
             task.timer.cancel()
             task.timer = None
         self.ended[task.job, task.state.value] += 1
-        self.results.ended(task)
+        if task.keep:
+            self.results.ended(task)
+        else:
+            self.results.forget(task)
         task.wake()
         if task.hook is not None:
             self.webhooks.send(task)

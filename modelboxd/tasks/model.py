@@ -93,6 +93,7 @@ class Task:
     priority: int = DEFAULT
     timeout_s: float = 0.0  # from submission to end; 0 = no limit
     hook: Hook | None = None
+    keep: bool = True  # it can be asked for when it is over
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     state: TaskState = TaskState.QUEUED
     created: float = field(default_factory=time.time)  # seconds since 1970

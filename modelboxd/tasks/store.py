@@ -71,6 +71,11 @@ class Results:
         if self._timer is None:
             self._timer = self._runtime.io.loop.call_later(self._keep_s, self._expire)
 
+    def forget(self, task: Task) -> None:
+        """It is over, and not kept; what it holds is its holder's."""
+        self.bytes -= sum(output.size for output in task.outputs)
+        self._tasks.pop(task.id, None)
+
     def drop(self, task: Task) -> None:
         """Lets the outputs of a task go that is over."""
         if self._full.pop(task.id, None) is not None:

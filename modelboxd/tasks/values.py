@@ -22,6 +22,7 @@ from modelbox.buffer import RAW, STRING, Buffer
 from modelbox.dtypes import ModelBoxDataType, to_numpy
 from modelboxd.engine.feed import CoreList
 from modelboxd.tasks.model import Output, TaskInputError
+from modelboxd.tasks.numbers import are_numbers, flatten
 
 # The names that clients use, as numpy and most others have them.
 DTYPES = {
@@ -207,7 +208,10 @@ def _tensor(given: Any, dtype: str | None, shape: list[int] | None, at: str) -> 
     if not isinstance(given, list):
         raise _wrong(at, "must be a list of numbers")
     try:
-        array = np.array(given if given else [], dtype=None if given else np.float64)
+        flat, dims = flatten(given)
+        if not are_numbers(flat):
+            raise _wrong(at, "must be numbers and nothing else; whole numbers below 2 to the power of 64")
+        array = np.array(flat, dtype=None if flat else np.float64).reshape(dims)
     except (ValueError, OverflowError):
         raise _wrong(at, "must be numbers, in lists that are equally long and at most 32 deep") from None
     if array.dtype.kind not in "biuf":

@@ -30,6 +30,7 @@ RANKS = {
     "modelboxd.jobs": 6,
     "modelboxd.tasks": 7,
     "modelboxd.stats": 8,
+    "modelboxd.inference": 8,
     "modelboxd.api": 9,
     "modelboxd.tool": 10,
     "modelboxd.daemon": 10,
