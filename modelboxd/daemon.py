@@ -141,8 +141,7 @@ class Daemon:
         threading.Thread(target=function, name="mb-signal", daemon=True).start()
 
     def _dump(self) -> None:
-        dump(self.jobs.running(), self.runtime.executor)
-        self.runtime.signal_workers(signal.SIGQUIT)
+        dump(self.jobs.running(), self.runtime.executor, self.runtime.worker_stacks)
 
     def _store(self) -> JobStore | None:
         settings = self.settings

@@ -7,10 +7,11 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from modelbox._core import lib
+from modelboxd.workers.stacks import native_lines
 
 if TYPE_CHECKING:
     from modelboxd.engine.executor import Executor
@@ -21,11 +22,19 @@ log = logging.getLogger(__name__)
 LOCK_WAIT_S = 1.0
 
 
-def dump(jobs: Sequence[Job], executor: Executor) -> None:
+def dump(jobs: Sequence[Job], executor: Executor, worker_stacks: Callable[[], list[str]]) -> None:
     """Logs it, one line an event. From a thread of its own: a lock may be what the server hangs on."""
     log.warning("SIGQUIT: stacks and queues follow")
-    for line in (*python_stacks(), *native_stacks(), *engine_lines(jobs, executor)):
+    for line in lines(jobs, executor, worker_stacks):
         log.warning("%s", line)
+
+
+def lines(jobs: Sequence[Job], executor: Executor, worker_stacks: Callable[[], list[str]]) -> Iterator[str]:
+    """All of it. `worker_stacks()` may take seconds, so that it comes last."""
+    yield from python_stacks()
+    yield from native_stacks()
+    yield from engine_lines(jobs, executor)
+    yield from worker_stacks()
 
 
 def python_stacks() -> Iterator[str]:
@@ -53,14 +62,7 @@ def native_stacks() -> Iterator[str]:
             text = file.read()
     finally:
         os.close(fd)
-    for block in text.split("thread ")[1:] if text else ():
-        head, _, frames = block.partition(":\n")
-        yield f"native stack of thread {head}: {' < '.join(_short(line) for line in frames.splitlines())}"
-
-
-def _short(frame: str) -> str:
-    """`/usr/lib/libx.so.1(name+0x12)[0x7f..]` without folder and address."""
-    return frame.rpartition("[")[0].rpartition("/")[2] or frame
+    yield from native_lines(text, "native stack of")
 
 
 def engine_lines(jobs: Sequence[Job], executor: Executor) -> Iterator[str]:

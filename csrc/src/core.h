@@ -389,6 +389,9 @@ void mb_name_thread(const char *name);
 /* Writes the native stack of every thread to `fd`, as text. A thread that does not answer within 0.2 s is named without
  * one. 0, or -MB_BUSY when a library of this process uses the signal for it (SIGRTMAX-3). */
 int32_t mb_stacks_dump(int32_t fd);
+/* From now on, signal `number` writes them to `fd`, and "end of stacks" as the last line, whatever the threads do. A
+ * handler that there is already is called before. Another call changes `fd`. 0, or -MB_INVALID for no such signal. */
+int32_t mb_stacks_on_signal(int32_t number, int32_t fd);
 /* Lines below this level are not passed on. */
 void mb_log_set_level(int32_t level);
 /* Where log lines of native code go; NULL = nowhere. */

@@ -1,5 +1,4 @@
 /* The native stacks of all threads of this process, on demand: each thread writes its own in a signal handler. */
-#include <dirent.h>
 #include <errno.h>
 #include <execinfo.h>
 #include <fcntl.h>
@@ -16,7 +15,16 @@
 
 #include "core.h"
 
-enum { FRAMES = 64, WAIT_MS = 200 };
+enum { FRAMES = 64, WAIT_MS = 200, ENTRIES = 4096 };
+
+/* What getdents64(2) fills in; readdir() would allocate, which a signal handler must not. */
+typedef struct entry {
+  uint64_t inode;
+  int64_t next;
+  uint16_t size;
+  uint8_t type;
+  char name[];
+} entry;
 
 static pthread_mutex_t one_dump = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic long wanted; /* the thread that shall answer; negative: it is about to */
@@ -56,10 +64,37 @@ static void wait_for(long thread) {
   } /* it has begun to answer a moment ago */
 }
 
-int32_t mb_stacks_dump(int32_t fd) {
-  pthread_mutex_lock(&one_dump);
-  void *first[1];
-  backtrace(first, 1); /* loads what backtrace() needs, which a signal handler must not */
+static void dump_thread(int32_t fd, long thread, int number) {
+  char name[64] = "", path[64];
+  snprintf(path, sizeof path, "/proc/self/task/%ld/comm", thread);
+  int file = open(path, O_RDONLY | O_CLOEXEC);
+  if (file >= 0) {
+    ssize_t size = read(file, name, sizeof name - 1);
+    name[size > 0 ? size - 1 : 0] = 0; /* without its line break */
+    close(file);
+  }
+  dprintf(fd, "thread %ld %s:\n", thread, name);
+  atomic_store(&wanted, thread);
+  if (syscall(SYS_tgkill, getpid(), thread, number) == 0) wait_for(thread);
+  atomic_store(&wanted, 0);
+}
+
+static void dump_threads(int32_t fd, int number) {
+  _Alignas(entry) char entries[ENTRIES];
+  int tasks = open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (tasks < 0) return;
+  long size;
+  while ((size = syscall(SYS_getdents64, tasks, entries, sizeof entries)) > 0) {
+    for (long at = 0; at < size; at += ((entry *)(entries + at))->size) {
+      long thread = atol(((entry *)(entries + at))->name);
+      if (thread > 0) dump_thread(fd, thread, number);
+    }
+  }
+  close(tasks);
+}
+
+/* With `one_dump` held. Calls nothing that a signal handler must not, but for formatted output of words and numbers. */
+static int32_t dump(int32_t fd) {
   write_to = fd;
   sem_init(&answered, 0, 0);
   int number = SIGRTMAX - 3;
@@ -70,30 +105,51 @@ int32_t mb_stacks_dump(int32_t fd) {
   sigaction(number, &action, &before);
   if (before.sa_handler != SIG_DFL && before.sa_handler != answer) { /* a library uses it: better no stacks */
     sigaction(number, &before, NULL);
-    pthread_mutex_unlock(&one_dump);
     return -MB_BUSY;
   }
-  DIR *tasks = opendir("/proc/self/task");
-  struct dirent *entry;
-  while (tasks != NULL && (entry = readdir(tasks)) != NULL) {
-    long thread = atol(entry->d_name);
-    if (thread <= 0) continue;
-    char name[64] = "", path[64];
-    snprintf(path, sizeof path, "/proc/self/task/%ld/comm", thread);
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file >= 0) {
-      ssize_t size = read(file, name, sizeof name - 1);
-      name[size > 0 ? size - 1 : 0] = 0; /* without its line break */
-      close(file);
-    }
-    dprintf(fd, "thread %ld %s:\n", thread, name);
-    atomic_store(&wanted, thread);
-    if (syscall(SYS_tgkill, getpid(), thread, number) == 0) wait_for(thread);
-    atomic_store(&wanted, 0);
-  }
-  if (tasks != NULL) closedir(tasks);
+  dump_threads(fd, number);
   sem_destroy(&answered);
   /* The handler stays: a thread that blocked the signal gets it later, and must not die of it. */
-  pthread_mutex_unlock(&one_dump);
   return 0;
+}
+
+static void load(void) {
+  void *first[1];
+  backtrace(first, 1); /* loads what backtrace() needs, which a signal handler must not */
+}
+
+int32_t mb_stacks_dump(int32_t fd) {
+  load();
+  pthread_mutex_lock(&one_dump);
+  int32_t status = dump(fd);
+  pthread_mutex_unlock(&one_dump);
+  return status;
+}
+
+static _Atomic int32_t asked_fd = -1;
+static void (*asked_before)(int number); /* who had the signal before, such as Python's fault handler */
+
+static void asked(int number) {
+  int saved = errno;
+  int32_t fd = asked_fd;
+  if (asked_before != NULL) asked_before(number);
+  if (pthread_mutex_trylock(&one_dump) == 0) { /* else this signal interrupts a dump: that one is as good */
+    if (dump(fd) != 0) dprintf(fd, "(a library of this process uses the signal that asks threads for them)\n");
+    dprintf(fd, "end of stacks\n");
+    pthread_mutex_unlock(&one_dump);
+  }
+  errno = saved;
+}
+
+int32_t mb_stacks_on_signal(int32_t number, int32_t fd) {
+  load();
+  asked_fd = fd;
+  struct sigaction action, before;
+  if (sigaction(number, NULL, &before) != 0) return -MB_INVALID;
+  if (before.sa_handler == asked) return 0;
+  if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN) asked_before = before.sa_handler;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = asked;
+  action.sa_flags = SA_RESTART; /* what the threads do goes on as if nothing had been */
+  return sigaction(number, &action, NULL) == 0 ? 0 : -MB_INVALID;
 }

@@ -49,6 +49,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "mb_pool_free": (None, (_PLACE,)),
     "mb_pool_trim": (_U64, (_PLACE, _U64)),
     "mb_trim_malloc": (None, ()),
+    "mb_stacks_on_signal": (_I32, (_I32, _I32)),
     "mb_list_new": (_PLACE, (_U32,)),
     "mb_list_free": (None, (_LIST,)),
     "mb_buffer_data": (_PLACE, (_PLACE,)),

@@ -33,6 +33,7 @@ from modelboxd.graph.keys import key_line
 from modelboxd.graph.life import Life
 from modelboxd.graph.model import Endpoint
 from modelboxd.workers import interpreter
+from modelboxd.workers.stacks import Asked
 
 if TYPE_CHECKING:
     from modelbox._core.memory import Pool
@@ -105,10 +106,9 @@ class Engine:
         for pool in list(self._workers.values()):
             pool.forget_gone()
 
-    def signal_workers(self, number: int) -> None:
-        """Sends a signal to every worker process of all jobs. [any thread]"""
-        for pool in list(self._workers.values()):
-            pool.signal_all(number)
+    def asked(self) -> list[Asked]:
+        """The processes of Python units, for their stacks. [any thread]"""
+        return [one for pool in list(self._workers.values()) for one in pool.asked()]
 
     # ---- jobs --------------------------------------------------------------------------------------------
 

@@ -28,11 +28,13 @@ from modelboxd.server.listener import Endpoints, Listeners
 from modelboxd.settings import Settings
 from modelboxd.workers.inside import Inside, InsidePool
 from modelboxd.workers.pool import WorkerPool
+from modelboxd.workers.stacks import collect
 
 log = logging.getLogger(__name__)
 
 INFERENCE = {"onnx": "inference_onnx"}  # virtual_type -> the built-in unit behind it
 CLOSE_S = 5.0
+STACKS_S = 2.0  # that processes have to write their stacks
 
 
 def make_registry(settings: Settings, graph: GraphSpec | None = None) -> Registry:
@@ -128,6 +130,7 @@ class Runtime:
         self.listeners = Listeners(self.io, close_timeout_s=CLOSE_S, bodies_limit=memory.bodies or there // 8)
         self._engine: Engine | None = None
         self._lock = threading.Lock()
+        self._asking = threading.Lock()
 
     def make_job(self, job_id: str, plan: Plan, registry: Registry, endpoints: Endpoints) -> Job:
         """A job that is ready to start(). Raises ModelBoxError."""
@@ -168,10 +171,11 @@ class Runtime:
         pool.inside = self.inside
         return pool
 
-    def signal_workers(self, number: int) -> None:
-        """Sends a signal to every Python worker. [any thread]"""
-        if self._engine is not None:
-            self._engine.signal_workers(number)
+    def worker_stacks(self) -> list[str]:
+        """The stacks of the python-master and all workers, a line per thread. Takes seconds where one of them hangs.
+        [any thread but the I/O thread]"""
+        with self._asking:
+            return collect(self._engine.asked(), STACKS_S) if self._engine is not None else []
 
     def give_up_opening(self) -> None:
         """Workers that are opening end, and with them the wait for them."""

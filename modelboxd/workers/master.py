@@ -2,7 +2,7 @@
 
 The daemon starts it as a fresh program and talks to it over a SOCK_SEQPACKET socket, JSON per message:
 
-    daemon -> master   {"op": "spawn", "id": n, "title": text, "env": {...}} + [worker socket, output pipe]
+    daemon -> master   {"op": "spawn", "id": n, "title": text, "env": {...}} + [socket, pipe, file for stacks]
                        {"op": "kill", "id": n, "signal": number}
     master -> daemon   {"op": "ready"}   {"op": "started", "id": n, "pid": pid} + [pidfd]
                        {"op": "stopped", "id": n, "signal": number}, 0 = it goes on
@@ -39,18 +39,22 @@ OOM_SCORE = "500"  # when memory is out, the kernel kills a worker before the da
 
 
 def main() -> None:
-    """Serves until the daemon goes. Arguments: the socket's descriptor number, the daemon's pid."""
+    """Serves until the daemon goes. Arguments: descriptor number of the socket, the daemon's pid, descriptor number of
+    the file for stacks."""
     daemon = int(sys.argv[2])
     die_with(daemon, signal.SIGKILL)  # until it can end by itself
     sock = socket.socket(fileno=int(sys.argv[1]))
     sock.set_inheritable(False)
+    os.set_inheritable(int(sys.argv[3]), False)
     set_title("modelbox: python-master", "mb-master")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon decides; a terminal's ^C reaches all of us
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     paths.use_private_packages()
     # What every worker needs, once, before the first fork.
     import modelboxd.workers.worker  # noqa: F401
+    from modelboxd.workers import stacks
 
+    stacks.report_to(int(sys.argv[3]))
     gc.collect()
     gc.freeze()  # forked workers do not copy these pages by counting references
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -194,8 +198,9 @@ def become_worker(master: Master, order: dict[str, Any], fds: list[int], parent:
         os.close(master.wake_read)
         os.close(master.wake_write)
         master.sock.close()
-        sock_fd, output = fds
+        sock_fd, output, stack_file = fds
         os.set_inheritable(sock_fd, False)
+        os.set_inheritable(stack_file, False)
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.close(output)
@@ -207,9 +212,9 @@ def become_worker(master: Master, order: dict[str, Any], fds: list[int], parent:
         os.environ.update(order["env"])
         set_title(order["title"], order["title"].rpartition("/")[2])
         faulthandler.enable(2, all_threads=False)  # a crash tells where it was
-        faulthandler.register(signal.SIGQUIT, 2, all_threads=True)  # the daemon asks for our stacks so
-        from modelboxd.workers import worker
+        from modelboxd.workers import stacks, worker
 
+        stacks.report_to(stack_file)
         worker.run(socket.socket(fileno=sock_fd))
     except BaseException:
         import traceback

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from modelbox._core.memory import Pool
@@ -24,6 +25,7 @@ from modelboxd.loop import IoThread
 from modelboxd.workers import interpreter
 from modelboxd.workers.group import WorkerGroup
 from modelboxd.workers.process import External, Worker
+from modelboxd.workers.stacks import SIGNAL, Asked, StackFile
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ class WorkerPool:
         self._sock: socket.socket | None = None
         self._ready = threading.Event()
         self._workers: dict[int, tuple[Worker, bytes]] = {}
+        self._stack_files: dict[int, StackFile] = {}  # by the number of the worker
+        self._master_stacks: StackFile | None = None
         self._closing = False
         self._telling = False  # _tell_dropped() will be called
         self.on_dropped: Callable[[], None] = self.forget_gone  # of several pools: forget_gone() of all
@@ -69,14 +73,17 @@ class WorkerPool:
         env = interpreter.environment(self._python)
         env.setdefault("OPENBLAS_NUM_THREADS", "1")  # a thread of its own would not survive fork()
         env.setdefault("PYTHONUNBUFFERED", "1")
-        command = [*interpreter.command(self._python, self.master_module), str(theirs.fileno()), str(os.getpid())]
-        self._master = self._keep_process(command, theirs.fileno(), env)
+        if self._master_stacks is None:
+            self._master_stacks = StackFile()
+        places = (theirs.fileno(), self._master_stacks.fd)
+        command = [*interpreter.command(self._python, self.master_module), str(places[0]), str(os.getpid())]
+        self._master = self._keep_process([*command, str(places[1])], places, env)
         theirs.close()
         ours.setblocking(False)
         self._sock = ours
         self.io.call(self._watch, ours)
 
-    def _keep_process(self, command: list[str], fd: int, env: dict[str, str]) -> subprocess.Popen[bytes]:
+    def _keep_process(self, command: list[str], fds: tuple[int, ...], env: dict[str, str]) -> subprocess.Popen[bytes]:
         """Starts a process on a thread that lives as long as it does: its parent-death signal comes when the thread
         that has started it ends, not when the process does. Raises UnitError."""
         made: Future[subprocess.Popen[bytes]] = Future()
@@ -84,7 +91,7 @@ class WorkerPool:
         def keep() -> None:
             try:
                 process = subprocess.Popen(
-                    command, pass_fds=[fd], stdin=subprocess.DEVNULL, env=env, cwd="/", start_new_session=True
+                    command, pass_fds=fds, stdin=subprocess.DEVNULL, env=env, cwd="/", start_new_session=True
                 )
             except BaseException as error:
                 made.set_exception(error)
@@ -129,7 +136,7 @@ class WorkerPool:
         elif message["op"] == "stopped":
             worker.watchdog.set_stopped(message["signal"])
         elif message["op"] == "exited":
-            self._workers.pop(message["id"], None)
+            self._forget(message["id"])
             worker.exited(message["code"], message["signal"])
             self.dropped()
 
@@ -142,7 +149,9 @@ class WorkerPool:
             if master is not None:
                 master.kill()  # it may have closed its socket without ending
                 master.wait()
-            workers, self._workers = list(self._workers.values()), {}
+            workers = list(self._workers.values())
+            for number in list(self._workers):
+                self._forget(number)
         if not self._closing:
             log.error("the python-master (pid %s) died; it and its workers are being replaced", master and master.pid)
         for worker, _ in workers:
@@ -174,10 +183,11 @@ class WorkerPool:
             self.tell_master({"op": "kill", "id": number, "signal": int(which)})
 
         worker.kill_by_master = kill
+        stacks = self._stack_files[number] = StackFile()
         self._workers[number] = (worker, order)
         message = {"op": "spawn", "id": number, "title": title, "env": env}
-        if not self.tell_master(message, (worker.remote.fileno(), worker.output.write_fd)):
-            self._workers.pop(number, None)
+        if not self.tell_master(message, (worker.remote.fileno(), worker.output.write_fd, stacks.fd)):
+            self._forget(number)
             raise UnitError("the python-master is gone")
         self.io.call(self.io.loop.call_later, FORK_LIMIT_S, self._check_fork, number)
 
@@ -188,10 +198,24 @@ class WorkerPool:
             log.error("the python-master (pid %d) has not forked for %g s", self._master.pid, FORK_LIMIT_S)
             self._master.kill()
 
-    def signal_all(self, number: int) -> None:
-        """Sends a signal to every worker process. [any thread]"""
-        for worker, _ in list(self._workers.values()):
-            worker.kill(number)
+    def _forget(self, number: int) -> None:
+        """Nothing comes of this worker any more."""
+        self._workers.pop(number, None)
+        stacks = self._stack_files.pop(number, None)
+        if stacks is not None:
+            stacks.close()
+
+    def asked(self) -> list[Asked]:
+        """All processes that can be asked for their stacks. [any thread]"""
+        found = []
+        master, stacks = self._master, self._master_stacks
+        if master is not None and stacks is not None and self._ready.is_set():
+            found.append(Asked("python-master", master.pid, stacks, partial(master.send_signal, SIGNAL)))
+        for number, (worker, _) in list(self._workers.items()):
+            file = self._stack_files.get(number)
+            if file is not None and worker.pid:
+                found.append(Asked(f"python worker {worker.name}", worker.pid, file, partial(worker.kill, SIGNAL)))
+        return found
 
     def dropped(self) -> None:
         """A worker has given back memory, or is gone: others may map it still. I/O thread."""
