@@ -8,6 +8,7 @@ not be a loopback or link-local address unless the name is written as such an ad
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import hmac
 import ipaddress
@@ -62,7 +63,7 @@ class _Resolver(AbstractResolver):
         for entry in found:
             address = ipaddress.ip_address(entry["host"].partition("%")[0])
             if host != "localhost" and is_own(address):
-                raise _Refused(f"{host} leads to {address}")
+                raise _Refused(errno.EACCES, f"{host} leads to {address}")
         return found
 
     async def close(self) -> None:

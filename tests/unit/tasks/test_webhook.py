@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
+import socket
 from pathlib import Path
 from typing import Any, cast
 
@@ -100,3 +102,29 @@ def test_signature() -> None:
 )  # fmt: skip
 def test_addresses_of_this_machine(address: str, own: bool) -> None:
     assert is_own(ipaddress.ip_address(address)) is own
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "169.254.169.254", "0.0.0.0", "::1", "fe80::1", "::ffff:127.0.0.1"])
+def test_a_name_that_leads_to_this_machine_is_not_called(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    asked: list[str] = []
+
+    def resolve(host: str, port: int, *_: Any, **__: Any) -> list[Any]:
+        asked.append(host)
+        place: tuple[Any, ...] = (address, port, 0, 0) if family == socket.AF_INET6 else (address, port)
+        return [(family, socket.SOCK_STREAM, 6, "", place)]
+
+    async def attempt(port: int) -> str:
+        made = hooks(f"hooks.example.com:{port}")
+        try:
+            return await made._try(f"http://hooks.example.com:{port}/", b"{}", "task-1")
+        finally:
+            await made.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        error = asyncio.run(attempt(listener.getsockname()[1]))
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody has called
+            listener.accept()
+    assert asked and "leads to" in error, error
