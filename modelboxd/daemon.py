@@ -188,7 +188,7 @@ class Daemon:
             self._wait()
         if not self._started.is_set():
             log.info("stopping by %s before the start was over", signal.Signals(self._signal).name)
-            self.jobs.is_stopping = True
+            self.jobs.begin_stop()
             self.runtime.give_up_opening()
             starter.join(CLOSE_S)
             return False

@@ -1,8 +1,8 @@
 """The life of jobs: one place where they start, stop, are replaced and end.
 
 Every operation on a job holds that job's `busy` lock from beginning to end, so that operations on one job come one
-after another, and those on different jobs side by side. `_lock` guards the table and is never held for long.
-Operations block (opening a unit may take a minute): they are not for the I/O thread.
+after another, and those on different jobs side by side. Operations block (opening a unit may take a minute): they are
+not for the I/O thread.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -25,11 +25,8 @@ from modelboxd.graph.loader import load_graph, parse_graph
 from modelboxd.graph.model import GraphSpec, Plan
 from modelboxd.jobs.model import (
     GraphText,
-    JobExistsError,
     JobStateError,
     JobView,
-    NodeView,
-    NoSuchJobError,
     Origin,
     State,
     check_id,
@@ -37,38 +34,13 @@ from modelboxd.jobs.model import (
     is_lasting,
     problems_of,
 )
+from modelboxd.jobs.records import Record, Running, Table
 from modelboxd.jobs.runtime import CLOSE_S, Runtime, check_dirs, plan_spec
 from modelboxd.jobs.sources import Changes, Sources
 from modelboxd.jobs.store import JobStore, Stored
 from modelboxd.server.listener import Endpoints
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Running:
-    """A graph that runs, or did."""
-
-    job: Job
-    plan: Plan
-    endpoints: Endpoints
-
-
-@dataclass(slots=True, eq=False)
-class _Record:
-    """A job. Changes under its `busy` lock; `state`, `error`, `running` are read by anybody."""
-
-    id: str
-    origin: Origin
-    created: float
-    path: Path | None = None
-    text: GraphText | None = None
-    state: State = State.STARTING
-    error: str = ""
-    started: float = 0.0
-    running: _Running | None = None
-    draining: int = 0
-    busy: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +71,20 @@ class JobManager:
         self.runtime = runtime
         self._sources = sources
         self._store = store
-        self._lock = threading.Lock()
+        self._table = Table()
+        self._lock = threading.Lock()  # of what drains
         self._reloading = threading.Lock()
-        self._records: dict[str, _Record] = {}
         self._drains: set[threading.Thread] = set()
         self.is_starting = True
-        self.is_stopping = False
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the service stops: nothing new begins. [any thread]"""
+        return self._table.is_stopping
+
+    def begin_stop(self) -> None:
+        """From now on nothing new begins. [any thread]"""
+        self._table.is_stopping = True
 
     # ---- with the service ---------------------------------------------------------------------------------------
 
@@ -150,9 +130,9 @@ class JobManager:
         for stored in store.load():
             if self.is_stopping:
                 break
-            record = _Record(stored.id, Origin.API, stored.created, text=stored.text)
+            record = Record(stored.id, Origin.API, stored.created, text=stored.text)
             try:
-                self._register(record)
+                self._table.register(record)
                 with record.busy:
                     if stored.stopped:
                         record.state = State.STOPPED
@@ -165,10 +145,10 @@ class JobManager:
 
     def stop_all(self) -> None:
         """Stops all jobs side by side; nothing is forgotten."""
-        self.is_stopping = True
+        self.begin_stop()
         self.runtime.listeners.stop()
         stoppers = [
-            threading.Thread(target=self._stop_at_end, args=(record,), name="mb-stop") for record in self._all()
+            threading.Thread(target=self._stop_at_end, args=(record,), name="mb-stop") for record in self._table.all()
         ]
         for thread in stoppers:
             thread.start()
@@ -177,7 +157,7 @@ class JobManager:
         if self._store is not None:
             self._store.close()
 
-    def _stop_at_end(self, record: _Record) -> None:
+    def _stop_at_end(self, record: Record) -> None:
         # Whatever somebody does with it right now comes to its end first, but for a unit that takes long to open: that
         # is given up when its workers end.
         has_turn = record.busy.acquire(timeout=CLOSE_S)
@@ -200,9 +180,9 @@ class JobManager:
 
         Raises BadJobIdError, JobExistsError, GraphError, ...; then there is no such job, without `keep_failed`.
         """
-        record = _Record(check_id(job_id), origin, time.time(), text=graph)
+        record = Record(check_id(job_id), origin, time.time(), text=graph)
         with record.busy:
-            self._register(record)
+            self._table.register(record)
             try:
                 self._start(record)
                 self._keep(record)
@@ -210,45 +190,45 @@ class JobManager:
                 if keep_failed and not self.is_stopping:
                     self._keep(record)
                 else:
-                    self._discard(record)
+                    self._table.discard(record)
                 raise
-        return self._view(record)
+        return record.view()
 
     def show(self, job_id: str) -> JobView:
         """Raises NoSuchJobError. [any thread]"""
-        return self._view(self._find(job_id))
+        return self._table.find(job_id).view()
 
     def all(self) -> list[JobView]:
         """All jobs, in the order they came. [any thread]"""
-        return [self._view(record) for record in self._all()]
+        return [record.view() for record in self._table.all()]
 
     def start(self, job_id: str) -> JobView:
         """Starts a job that has stopped, ended or failed. Raises NoSuchJobError, JobStateError, GraphError, ..."""
-        record = self._find(job_id)
+        record = self._table.find(job_id)
         with record.busy:
-            self._check_there(record)
-            if _state(record) is State.RUNNING:
+            self._table.check_there(record)
+            if record.present_state() is State.RUNNING:
                 raise JobStateError(f"job '{job_id}' runs already")
             self._start(record)
             self._keep(record)
-        return self._view(record)
+        return record.view()
 
     def stop(self, job_id: str) -> JobView:
         """Drains a job; it stays, stopped. Raises NoSuchJobError, JobStateError."""
-        record = self._find(job_id)
+        record = self._table.find(job_id)
         with record.busy:
-            self._check_there(record)
-            if _state(record) is not State.RUNNING:
+            self._table.check_there(record)
+            if record.present_state() is not State.RUNNING:
                 raise JobStateError(f"job '{job_id}' does not run")
             self._keep(record, stopped=True)
             self._stop(record)
-        return self._view(record)
+        return record.view()
 
     def delete(self, job_id: str) -> None:
         """Drains a job and forgets it. Raises NoSuchJobError; JobStateError for a job of a graph file."""
-        record = self._find(job_id)
+        record = self._table.find(job_id)
         with record.busy:
-            self._check_there(record)
+            self._table.check_there(record)
             if record.origin is Origin.FILE:
                 text = f"job '{job_id}' comes from {record.path}"
                 raise JobStateError(text, hint="stop it, or remove the file and reload")
@@ -261,34 +241,34 @@ class JobManager:
 
         Raises NoSuchJobError, JobStateError, GraphError, ...; then the old one runs on as if nothing had been.
         """
-        record = self._find(job_id)
+        record = self._table.find(job_id)
         with record.busy:
-            self._check_there(record)
+            self._table.check_there(record)
             if record.origin is Origin.FILE:
                 raise JobStateError(f"job '{job_id}' comes from {record.path}", hint="change the file and reload")
             self._replace(record, graph)
             self._keep(record)
-        return self._view(record)
+        return record.view()
 
     def job(self, job_id: str) -> Job:
         """The running graph of a job, for work. Raises NoSuchJobError, JobStateError. [any thread]
 
         A job that is being replaced may refuse what this gave with ShutdownError; then ask again.
         """
-        record = self._find(job_id)
+        record = self._table.find(job_id)
         running = record.running
         if running is None or running.job.state is not engine_job.JobState.RUNNING:
-            raise JobStateError(f"job '{job_id}' does not run: it is {_state(record).value}")
+            raise JobStateError(f"job '{job_id}' does not run: it is {record.present_state().value}")
         return running.job
 
     def running(self) -> list[Job]:
         """The graphs that run now. [any thread]"""
-        found = [record.running for record in self._all()]
+        found = [record.running for record in self._table.all()]
         return [running.job for running in found if running is not None]
 
     def plan(self, job_id: str) -> Plan | None:
         """The plan of a job's graph; None when there is none that could be started. [any thread]"""
-        running = self._find(job_id).running
+        running = self._table.find(job_id).running
         return running.plan if running else None
 
     def troubles(self) -> list[Trouble]:
@@ -300,9 +280,9 @@ class JobManager:
             found.append(Trouble("the service is stopping"))
         for number, seconds in self.runtime.executor.stalled(self.runtime.settings.engine.stall_timeout):
             found.append(Trouble(f"engine thread {number} made no progress for {seconds:.0f} s while work waits"))
-        for record in self._all():
+        for record in self._table.all():
             running = record.running
-            if running is not None and _state(record) is State.RUNNING:
+            if running is not None and record.present_state() is State.RUNNING:
                 found += [Trouble(reason, record.id, node) for node, reason in running.job.troubles()]
         return found
 
@@ -318,7 +298,7 @@ class JobManager:
 
     def _reload(self, changes: Changes) -> Reloaded:
         done = Reloaded()
-        by_path = {record.path: record for record in self._all() if record.path is not None}
+        by_path = {record.path: record for record in self._table.all() if record.path is not None}
         for path in changes.removed:
             record = by_path.get(path)
             if record is not None:
@@ -350,108 +330,37 @@ class JobManager:
     def _add_file(self, path: Path) -> str:
         """Registers and starts the job of a graph file. Returns its id. Raises ModelBoxError; it stays, as FAILED."""
         with logs.about(job=path.stem):
-            record = _Record(path.stem, Origin.FILE, time.time(), path=path)
+            record = Record(path.stem, Origin.FILE, time.time(), path=path)
             try:
                 spec = self._spec(record, None)
             except ModelBoxError as error:
-                record.id = self._free_id(file_id(path.stem))
+                record.id = self._table.free_id(file_id(path.stem))
                 record.state, record.error = State.FAILED, _reason(error)
-                self._register(record)
+                self._table.register(record)
                 raise
-        record.id = self._free_id(file_id(spec.flow_name or path.stem))
+        record.id = self._table.free_id(file_id(spec.flow_name or path.stem))
         with record.busy:
-            self._register(record)
+            self._table.register(record)
             self._start(record, spec)
         return record.id
 
-    def _replace_file(self, record: _Record) -> str:
+    def _replace_file(self, record: Record) -> str:
         assert record.path is not None
         with record.busy:
-            self._check_there(record)
+            self._table.check_there(record)
             with logs.about(job=record.id):
                 self._replace(record, None)
         return record.id
 
-    def _free_id(self, wish: str) -> str:
-        with self._lock:
-            made, number = wish, 2
-            while made in self._records:
-                made, number = f"{wish[:58]}-{number}", number + 1
-            return made
-
-    # ---- records ----------------------------------------------------------------------------------------------------
-
-    def _all(self) -> Sequence[_Record]:
-        with self._lock:
-            return list(self._records.values())
-
-    def _find(self, job_id: str) -> _Record:
-        with self._lock:
-            record = self._records.get(job_id)
-        if record is None:
-            raise NoSuchJobError(f"there is no job '{job_id[:80]}'")
-        return record
-
-    def _register(self, record: _Record) -> None:
-        with self._lock:
-            if record.id in self._records:
-                raise JobExistsError(f"job '{record.id}' exists already")
-            if self.is_stopping:
-                raise ShutdownError("the service is stopping")
-            self._records[record.id] = record
-
-    def _discard(self, record: _Record) -> None:
-        with self._lock:
-            if self._records.get(record.id) is record:
-                del self._records[record.id]
-
-    def _check_there(self, record: _Record) -> None:
-        """It may have been deleted while this operation waited for its turn."""
-        with self._lock:
-            if self._records.get(record.id) is not record:
-                raise NoSuchJobError(f"there is no job '{record.id}'")
-            if self.is_stopping:
-                raise ShutdownError("the service is stopping")
-
-    def _keep(self, record: _Record, *, stopped: bool = False) -> None:
+    def _keep(self, record: Record, *, stopped: bool = False) -> None:
         """Writes what must survive a restart."""
         if record.origin is Origin.API and self._store is not None and record.text is not None:
             text = record.text
             self._store.write(Stored(record.id, text.text, text.format, stopped, record.created))
 
-    def _view(self, record: _Record) -> JobView:
-        running = record.running
-        view = JobView(
-            record.id,
-            _state(record),
-            record.origin,
-            record.error or (str(running.job.error) if running and running.job.error else ""),
-            file=str(record.path or ""),
-            created=record.created,
-            started=record.started,
-            draining=record.draining,
-        )
-        if running is None:
-            return view
-        graph = running.plan.graph
-        nodes = tuple(
-            NodeView(node.name, node.unit.name, node.unit.device, step.index, step.kind)
-            for step in running.plan.steps
-            for node in step.nodes
-        )
-        return replace(
-            view,
-            graph=graph.name,
-            description=graph.flow_desc,
-            sessions=len(running.job.sessions),
-            nodes=nodes,
-            inputs=tuple(running.job.inputs.steps),
-            outputs=tuple(node.name for step in running.plan.steps if step.kind == "output" for node in step.nodes),
-        )
-
     # ---- graphs (the record's `busy` lock is held) ----------------------------------------------------------------
 
-    def _start(self, record: _Record, spec: GraphSpec | None = None) -> None:
+    def _start(self, record: Record, spec: GraphSpec | None = None) -> None:
         """Raises ModelBoxError; the record is then FAILED."""
         record.state, record.error = State.STARTING, ""
         try:
@@ -462,16 +371,16 @@ class JobManager:
         record.started = time.time()
         record.state = State.RUNNING
 
-    def _replace(self, record: _Record, text: GraphText | None) -> None:
+    def _replace(self, record: Record, text: GraphText | None) -> None:
         """Raises ModelBoxError; everything is then as before."""
-        before = record.running if _state(record) is State.RUNNING else None
+        before = record.running if record.present_state() is State.RUNNING else None
         made = self._run(record, self._spec(record, text), before)
         record.running, record.text = made, text
         record.started, record.error, record.state = time.time(), "", State.RUNNING
         if before is not None:
             self._drain(record, before.job)
 
-    def _spec(self, record: _Record, text: GraphText | None) -> GraphSpec:
+    def _spec(self, record: Record, text: GraphText | None) -> GraphSpec:
         with logs.about(job=record.id), _our_errors():
             if record.path is not None:
                 return load_graph(record.path)
@@ -481,13 +390,13 @@ class JobManager:
                 check_dirs(self.runtime.settings, spec)
             return spec
 
-    def _run(self, record: _Record, spec: GraphSpec, before: _Running | None) -> _Running:
+    def _run(self, record: Record, spec: GraphSpec, before: Running | None) -> Running:
         """A graph that runs and has taken over what `before` had. Raises ModelBoxError."""
         with logs.about(job=record.id), _our_errors():
             plan, registry = plan_spec(self.runtime.settings, spec)
             return self._run_plan(record, plan, registry, before)
 
-    def _run_plan(self, record: _Record, plan: Plan, registry: Registry, before: _Running | None) -> _Running:
+    def _run_plan(self, record: Record, plan: Plan, registry: Registry, before: Running | None) -> Running:
         endpoints = Endpoints(self.runtime.listeners, before.endpoints if before else None)
         job = self.runtime.make_job(record.id, plan, registry, endpoints)
         job.start()
@@ -496,22 +405,22 @@ class JobManager:
             raise ShutdownError("the service is stopping")
         endpoints.switch()
         log.info("job '%s' runs: %d nodes in %d steps", job.name, len(plan.graph.nodes), len(plan.steps))
-        return _Running(job, plan, endpoints)
+        return Running(job, plan, endpoints)
 
-    def _stop(self, record: _Record) -> None:
+    def _stop(self, record: Record) -> None:
         running = record.running
         if running is not None and running.job.state is engine_job.JobState.RUNNING:
             record.state = State.STOPPING
             _end(running.job)
         record.state = State.STOPPED
 
-    def _remove(self, record: _Record) -> None:
-        if record.running is not None and _state(record) is State.RUNNING:
+    def _remove(self, record: Record) -> None:
+        if record.running is not None and record.present_state() is State.RUNNING:
             record.state = State.DELETING
             _end(record.running.job)
-        self._discard(record)
+        self._table.discard(record)
 
-    def _drain(self, record: _Record, job: Job) -> None:
+    def _drain(self, record: Record, job: Job) -> None:
         """Ends the graph that was replaced, on a thread of its own."""
         with self._lock:
             record.draining += 1
@@ -537,17 +446,6 @@ def _end(job: Job, *, handed_over: bool = False) -> None:
     with logs.about(job=job.name):
         lost = job.stop(handed_over=handed_over)
     log.info("job '%s' stopped, %d sessions lost", job.name, lost, extra={"job": job.name})
-
-
-def _state(record: _Record) -> State:
-    """The state, with what the engine's job did by itself."""
-    running = record.running
-    if record.state is State.RUNNING and running is not None:
-        if running.job.state is engine_job.JobState.FAILED or running.job.error is not None:
-            return State.FAILED
-        if running.job.state is not engine_job.JobState.RUNNING:
-            return State.FINISHED
-    return record.state
 
 
 @contextmanager
