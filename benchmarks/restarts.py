@@ -11,7 +11,6 @@ import gc
 import logging
 import os
 import signal
-import statistics
 import sys
 import tempfile
 import threading
@@ -21,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+
+from growth import grown
 
 TOP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TOP))
@@ -111,13 +112,7 @@ def main() -> int:
     problems = [f"{live} buffers left"] if live else []
     if lost != options.count:
         problems.append(f"{options.count - lost} held calls did not fail")
-    fifth = max(1, len(rows) // 5)
-    for at, (name, limit) in enumerate(zip(NAMES, GROWTH, strict=True)):
-        early = statistics.median(row[at] for row in rows[fifth : 2 * fifth] or rows)
-        late = statistics.median(row[at] for row in rows[-fifth:])
-        print(f"{name}: {early:.1f} -> {late:.1f}")
-        if late - early > limit:
-            problems.append(f"{name} grew by {late - early:.1f}")
+    problems += grown(rows, list(zip(NAMES, GROWTH, strict=True)))
     print("FAILED: " + "; ".join(problems) if problems else "passed: nothing grew")
     return 1 if problems else 0
 

@@ -18,7 +18,6 @@ import random
 import re
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,8 @@ from collections import Counter
 from pathlib import Path
 
 import psutil
+
+from growth import grown
 
 TOP = Path(__file__).resolve().parents[1]
 SAMPLE_S = 5.0
@@ -232,21 +233,8 @@ def verdict(rows: list[tuple[float, float, int, int, int]], load: Load, died: in
         problems.append(f"the daemon ended with {code}")
     if load.borne:
         rows = [row for row in rows if row[4] == max(row[4] for row in rows)]
-    fifth = max(1, len(rows) // 5)
-    for number, (name, limit) in enumerate(
-        (
-            ("private MB", GROWTH_MB),
-            ("shared MB", GROWTH_MB),
-            ("descriptors", 8),
-            ("threads", 2),
-            ("processes", 0),
-        )
-    ):
-        early = statistics.median(row[number] for row in rows[fifth : 2 * fifth] or rows)
-        late = statistics.median(row[number] for row in rows[-fifth:])
-        print(f"{name}: {early:.1f} -> {late:.1f}")
-        if late - early > limit:
-            problems.append(f"{name} grew by {late - early:.1f}")
+    limits = {"private MB": GROWTH_MB, "shared MB": GROWTH_MB, "descriptors": 8, "threads": 2, "processes": 0}
+    problems += grown(rows, list(limits.items()))
     print("FAILED: " + "; ".join(problems) if problems else "passed: nothing grew, every answer was right")
     return 1 if problems else 0
 
