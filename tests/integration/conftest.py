@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from modelbox._core.memory import Pool
+from modelboxd.engine.job import JobSettings
 from modelboxd.loop import IoThread
 from modelboxd.workers.pool import WorkerPool
+from tests.integration.graphs import Graphs
 from tests.integration.workers import LIMIT_S, Caller
 
 
@@ -21,3 +24,17 @@ def caller() -> Iterator[Caller]:
     yield Caller(pool, memory)
     pool.close(LIMIT_S)
     io.stop()
+
+
+@pytest.fixture
+def start_graphs(tmp_path: Path) -> Iterator[Callable[..., Graphs]]:
+    """Starts the units that the test has written below tmp_path."""
+    started: list[Graphs] = []
+
+    def run(settings: JobSettings | None = None) -> Graphs:
+        started.append(Graphs(tmp_path, settings))
+        return started[-1]
+
+    yield run
+    for graphs in started:
+        graphs.close()

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from modelboxd.engine.job import JobSettings
 from tests.integration.graphs import Graphs, write
 
 Start = Callable[..., Graphs]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts the units that the test has written."""
-    started: list[Graphs] = []
-
-    def run(settings: JobSettings | None = None) -> Graphs:
-        started.append(Graphs(tmp_path, settings))
-        return started[-1]
-
-    yield run
-    for graphs in started:
-        graphs.close()
 
 
 SOURCE = """
@@ -48,7 +33,7 @@ SOURCE = """
 """
 
 
-def test_session_values_of_a_source_reach_its_graph_in_many_sessions(tmp_path: Path, start: Start) -> None:
+def test_session_values_of_a_source_reach_its_graph_in_many_sessions(tmp_path: Path, start_graphs: Start) -> None:
     code = """
     def run(self):
         for number in range(300):
@@ -76,7 +61,7 @@ def test_session_values_of_a_source_reach_its_graph_in_many_sessions(tmp_path: P
         return modelbox.Status()
 """
     write(tmp_path, "reader", reader, base="stream = true")
-    graphs = start()
+    graphs = start_graphs()
     job = graphs.run(
         "s [flowunit=many]; r [flowunit=reader, workers=2]; t [flowunit=got]; s:out -> r:in; r:out -> t:in"
     )
@@ -86,7 +71,7 @@ def test_session_values_of_a_source_reach_its_graph_in_many_sessions(tmp_path: P
         assert job.quiet.wait_for(lambda: not job.sessions, 20.0)
 
 
-def test_the_death_of_its_worker_fails_its_sessions_and_a_new_one_begins(tmp_path: Path, start: Start) -> None:
+def test_the_death_of_its_worker_fails_its_sessions_and_a_new_one_begins(tmp_path: Path, start_graphs: Start) -> None:
     code = """
     def run(self):
         external = self.create_external_data()
@@ -106,7 +91,7 @@ def test_the_death_of_its_worker_fails_its_sessions_and_a_new_one_begins(tmp_pat
         return modelbox.Status()
 """
     write(tmp_path, "dies", SOURCE[: SOURCE.index("    def process")] + code, inputs="", base="stream = true")
-    graphs = start()
+    graphs = start_graphs()
     job = graphs.run("s [flowunit=dies]; t [flowunit=got]; s:out -> t:in")
     graphs.got.wait(2)  # of the first worker, and of its successor
     assert len(graphs.got.texts) == 2
@@ -129,7 +114,7 @@ HOLD = """
 
 
 @pytest.mark.parametrize("drop", ["", "oldest", "newest"])
-def test_a_full_queue_holds_the_unit_or_drops(tmp_path: Path, start: Start, drop: str) -> None:
+def test_a_full_queue_holds_the_unit_or_drops(tmp_path: Path, start_graphs: Start, drop: str) -> None:
     code = """
     def run(self):
         import pathlib
@@ -143,7 +128,7 @@ def test_a_full_queue_holds_the_unit_or_drops(tmp_path: Path, start: Start, drop
 """
     write(tmp_path, "pours", code + SOURCE, inputs="", base="stream = true")
     write(tmp_path, "hold", HOLD, base="stream = true")
-    graphs = start()
+    graphs = start_graphs()
     attrs = f"queue_size_external=16{f', drop={drop}' if drop else ''}"
     job = graphs.run(f"s [flowunit=pours, {attrs}]; h [flowunit=hold, queue_size=4]; t [flowunit=got];"
                      "s:out -> h:in; h:out -> t:in")  # fmt: skip
@@ -168,7 +153,7 @@ def test_a_full_queue_holds_the_unit_or_drops(tmp_path: Path, start: Start, drop
         assert drop == "oldest" or "0000" in got
 
 
-def test_a_unit_hears_that_its_session_failed_and_can_go_on(tmp_path: Path, start: Start) -> None:
+def test_a_unit_hears_that_its_session_failed_and_can_go_on(tmp_path: Path, start_graphs: Start) -> None:
     code = """
     def run(self):
         first = self.create_external_data()
@@ -193,7 +178,7 @@ def test_a_unit_hears_that_its_session_failed_and_can_go_on(tmp_path: Path, star
         return modelbox.Status()
 """
     write(tmp_path, "fail", fail, base="stream = true")
-    graphs = start()
+    graphs = start_graphs()
     graphs.run("s [flowunit=goes_on, queue_size_external=8]; f [flowunit=fail]; t [flowunit=got];"
                "s:out -> f:in; f:out -> t:in")  # fmt: skip
     assert graphs.got.wait(40) == [f"{number:02}" for number in range(40)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,20 +13,6 @@ from tests.integration.graphs import Graphs, write
 from tests.unit.engine.harness import LIMIT_S
 
 Start = Callable[..., Graphs]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts the units that the test has written."""
-    started: list[Graphs] = []
-
-    def run(settings: JobSettings | None = None) -> Graphs:
-        started.append(Graphs(tmp_path, settings))
-        return started[-1]
-
-    yield run
-    for graphs in started:
-        graphs.close()
 
 
 SETTER = """
@@ -68,10 +54,10 @@ CHAIN += "s:out -> set:in; set:out -> get:in; get:out -> show:in; show:out -> t:
 
 
 @pytest.mark.parametrize("stream", ["true", "false"])
-def test_values_reach_later_nodes(tmp_path: Path, start: Start, stream: str) -> None:
+def test_values_reach_later_nodes(tmp_path: Path, start_graphs: Start, stream: str) -> None:
     for name, code in (("set", SETTER), ("get", GETTER), ("show", SHOW)):
         write(tmp_path, name, code, base=f"stream = {stream}")
-    graphs = start()
+    graphs = start_graphs()
     # A batch of a normal unit may mix sessions, and has one context: that of its first buffer.
     job = graphs.run(CHAIN.replace("[flowunit", "[batch_size=1, flowunit"))
     records = [graphs.bench.send(job, f"w{number}") for number in range(50)]
@@ -82,7 +68,7 @@ def test_values_reach_later_nodes(tmp_path: Path, start: Start, stream: str) -> 
     assert not job.sessions
 
 
-def test_nothing_is_kept_of_sessions_that_have_ended(tmp_path: Path, start: Start) -> None:
+def test_nothing_is_kept_of_sessions_that_have_ended(tmp_path: Path, start_graphs: Start) -> None:
     write(tmp_path, "set", SETTER, base="stream = true")
     count = """
     def process(self, ctx):
@@ -96,7 +82,7 @@ def test_nothing_is_kept_of_sessions_that_have_ended(tmp_path: Path, start: Star
         return modelbox.Status()
 """
     write(tmp_path, "count", count, base="stream = true")
-    graphs = start()
+    graphs = start_graphs()
     job = graphs.run("s [flowunit=source]; a [flowunit=set]; b [flowunit=count]; t [flowunit=sink];"
                      "s:out -> a:in; a:out -> b:in; b:out -> t:in")  # fmt: skip
     for _ in range(10):
@@ -128,7 +114,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_errors_name_node_and_key(tmp_path: Path, start: Start, name: str) -> None:
+def test_errors_name_node_and_key(tmp_path: Path, start_graphs: Start, name: str) -> None:
     first, second, message = ERRORS[name]
     code = """
     def process(self, ctx):
@@ -146,7 +132,7 @@ class Made:
     own = "assert ctx.get_session_context().get_private('lock')" if name == "no pickle" else "pass"
     write(tmp_path, "set", code.format(first or "pass", own), base="stream = true")
     write(tmp_path, "get", code.format(second, "pass"), base="stream = true")
-    graphs = start()
+    graphs = start_graphs()
     job = graphs.run("s [flowunit=source]; a [flowunit=set]; b [flowunit=get]; t [flowunit=sink];"
                      "s:out -> a:in; a:out -> b:in; b:out -> t:in")  # fmt: skip
     record = graphs.bench.send(job, "x")
@@ -154,7 +140,7 @@ class Made:
     assert message in record.got[0]
 
 
-def test_too_many_bytes_fail_the_session_alone(tmp_path: Path, start: Start) -> None:
+def test_too_many_bytes_fail_the_session_alone(tmp_path: Path, start_graphs: Start) -> None:
     code = """
     def process(self, ctx):
         for buffer in ctx.input("in"):
@@ -163,7 +149,7 @@ def test_too_many_bytes_fail_the_session_alone(tmp_path: Path, start: Start) -> 
         return modelbox.Status()
 """
     write(tmp_path, "big", code, base="stream = true")
-    graphs = start(JobSettings(session_bytes=100_000, drain_timeout_s=LIMIT_S, close_timeout_s=LIMIT_S))
+    graphs = start_graphs(JobSettings(session_bytes=100_000, drain_timeout_s=LIMIT_S, close_timeout_s=LIMIT_S))
     job = graphs.run("s [flowunit=source]; b [flowunit=big]; t [flowunit=sink]; s:out -> b:in; b:out -> t:in")
     good, bad = graphs.bench.send(job, "50000"), graphs.bench.send(job, "200000")
     assert good.error() is None
@@ -174,7 +160,7 @@ def test_too_many_bytes_fail_the_session_alone(tmp_path: Path, start: Start) -> 
     assert "'x', at most 100000 are allowed ([python] session_bytes)" in str(error)
 
 
-def test_both_branches_see_what_the_other_has_set_behind_their_join(tmp_path: Path, start: Start) -> None:
+def test_both_branches_see_what_the_other_has_set_behind_their_join(tmp_path: Path, start_graphs: Start) -> None:
     put = """
     def process(self, ctx):
         for buffer in ctx.input("in"):
@@ -192,7 +178,7 @@ def test_both_branches_see_what_the_other_has_set_behind_their_join(tmp_path: Pa
         return modelbox.Status()
 """
     write(tmp_path, "join", join, inputs="a b", base="stream = true")
-    graphs = start()
+    graphs = start_graphs()
     job = graphs.run("s [flowunit=source]; l [flowunit=left]; r [flowunit=right]; j [flowunit=join]; t [flowunit=sink];"
                      "s:out -> l:in; s:out -> r:in; l:out -> j:a; r:out -> j:b; j:out -> t:in")  # fmt: skip
     for word in ("x", "y", "z"):
