@@ -17,11 +17,13 @@ import psutil
 import pytest
 
 from modelbox._core.memory import Pool
-from modelbox.errors import TimedOutError, WorkerLostError
+from modelbox.errors import TimedOutError, UnitError, WorkerLostError
 from modelbox.spec import UnitSpec
 from modelboxd.loop import IoThread
 from modelboxd.workers import checks
 from modelboxd.workers.pool import WorkerGroup, WorkerPool
+from modelboxd.workers.process import Worker
+from modelboxd.workers.values import Budget, SessionValues
 from tests.integration.hostile import master
 from tests.integration.hostile.worker import ATTACKS
 from tests.integration.test_workers import ECHO
@@ -61,6 +63,21 @@ class Place:
         self.good.close(LIMIT_S)
         self.caller.pool.close(LIMIT_S)
         self.io.stop()
+
+
+class Shared:
+    """A session as far as its values are concerned: it may have 1 MB of them."""
+
+    def __init__(self) -> None:
+        self.budget = Budget(1 << 20)
+        self.values = SessionValues(1, "session", 1_000_000, self.budget)
+        self.error = ""
+
+    def take_values(self, worker: Worker, writes: int, items: Any) -> None:
+        try:
+            self.values.take(worker, writes, items)
+        except UnitError as error:
+            self.error = str(error)
 
 
 def held() -> tuple[int, int, int]:
@@ -114,7 +131,7 @@ def test_an_attacker_is_named_and_killed(
 
     while victim.alive:  # those that go on answering are found out after some calls
         if group.pick() is victim:
-            error = clean.caller.submit(group, DATA).result(LIMIT_S).error
+            error = clean.caller.submit(group, DATA, owner=Shared()).result(LIMIT_S).error
             assert error is None or isinstance(error, (WorkerLostError, TimedOutError)), error
     wait_until(lambda: verdict() != "", "nobody says why")
     said = verdict()
@@ -133,5 +150,23 @@ def test_others_go_on_beside_an_attacker(clean: Place, name: str, monkeypatch: p
         assert clean.caller.submit(group, DATA).result(LIMIT_S).error is None
         clean.check_good()
     assert worker.alive and worker is group.workers[0]
+    group.close(1.0)
+    wait_until(lambda: not psutil.pid_exists(worker.pid), "the attacker lives on")
+
+
+def test_a_flood_of_values_fails_its_session_alone(clean: Place) -> None:
+    group = clean.attacker("floods values")
+    worker = group.workers[0]
+    sessions = [Shared() for _ in range(3)]
+    for _ in range(20):
+        for shared in sessions:
+            assert clean.caller.submit(group, DATA, owner=shared).result(LIMIT_S).error is None
+            assert 0 < shared.budget.used <= 1_000_000
+        clean.check_good()
+    for shared in sessions:
+        assert "the values of a session need" in shared.error
+        shared.values.close()
+        assert shared.budget.used == 0
+    assert worker.alive
     group.close(1.0)
     wait_until(lambda: not psutil.pid_exists(worker.pid), "the attacker lives on")
