@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,13 @@ def wait_for(condition: Callable[[], object], what: str = "it did not come to th
 
 
 class Gate:
-    """A FIFO at which a unit waits: `gate.PASS` is the expression that does, with the path in a variable `path`."""
-
-    PASS = 'open(path, "rb").read(1)'
+    """A FIFO at which units wait, with `open(path, "rb", 0).read(1)`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         os.mkfifo(path)
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # so that neither side waits for the other to open it
+        weakref.finalize(self, os.close, self._fd)
 
     def open(self) -> None:
         """Lets all pass, also those that come later."""

@@ -6,9 +6,7 @@ import gc
 import logging
 import os
 import re
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from tests.integration.hostile import master
 from tests.integration.hostile.worker import ATTACKS
 from tests.integration.test_workers import ECHO
 from tests.integration.workers import Caller, write_unit
+from tests.waiting import wait_for
 
 LIMIT_S = 20.0
 DATA = np.arange(20_000, dtype=np.uint8)  # too large to travel inside the message
@@ -86,13 +85,6 @@ def held() -> tuple[int, int, int]:
     return len(os.listdir("/proc/self/fd")), maps.count("/memfd:"), len(psutil.Process().children(recursive=True))
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < end, what
-        threading.Event().wait(0.01)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     made = Place(tmp_path_factory.mktemp("units"))
@@ -108,8 +100,8 @@ def clean(place: Place) -> Iterator[Place]:
     yield place
     place.check_good()
     gc.collect()
-    wait_until(lambda: held() == before, f"{before} before")
-    wait_until(lambda: place.memory.stats().live_buffers == live, "buffers are left")
+    wait_for(lambda: held() == before, f"{before} before")
+    wait_for(lambda: place.memory.stats().live_buffers == live, "buffers are left")
 
 
 @pytest.mark.parametrize("name", KILLED)
@@ -133,11 +125,11 @@ def test_an_attacker_is_named_and_killed(
         if group.pick() is victim:
             error = clean.caller.submit(group, DATA, owner=Shared()).result(LIMIT_S).error
             assert error is None or isinstance(error, (WorkerLostError, TimedOutError)), error
-    wait_until(lambda: verdict() != "", "nobody says why")
+    wait_for(lambda: verdict() != "", "nobody says why")
     said = verdict()
     assert wanted.match(said), said
     clean.check_good()
-    wait_until(lambda: not psutil.pid_exists(victim.pid), "the attacker lives on")
+    wait_for(lambda: not psutil.pid_exists(victim.pid), "the attacker lives on")
     group.close(1.0)
 
 
@@ -151,7 +143,7 @@ def test_others_go_on_beside_an_attacker(clean: Place, name: str, monkeypatch: p
         clean.check_good()
     assert worker.alive and worker is group.workers[0]
     group.close(1.0)
-    wait_until(lambda: not psutil.pid_exists(worker.pid), "the attacker lives on")
+    wait_for(lambda: not psutil.pid_exists(worker.pid), "the attacker lives on")
 
 
 def test_a_flood_of_values_fails_its_session_alone(clean: Place) -> None:
@@ -169,4 +161,4 @@ def test_a_flood_of_values_fails_its_session_alone(clean: Place) -> None:
         assert shared.budget.used == 0
     assert worker.alive
     group.close(1.0)
-    wait_until(lambda: not psutil.pid_exists(worker.pid), "the attacker lives on")
+    wait_for(lambda: not psutil.pid_exists(worker.pid), "the attacker lives on")
