@@ -15,6 +15,7 @@ from modelbox.configuration import Configuration
 from modelbox.private import Private
 
 _FIXED = frozenset((str, int, float, bool, bytes, complex, type(None)))  # cannot be changed in place
+KEY_LIMIT = 4096  # characters of a key
 _NEVER = b""  # in place of a digest: the value stays in this process
 
 
@@ -37,6 +38,7 @@ class _SessionConfig(Configuration):
         self._changed = changed
 
     def set(self, key: str, value: Any) -> None:
+        _check_key(key)
         super().set(key, value)
         self._changed[key] = None
 
@@ -77,9 +79,9 @@ class SessionContext(Private):
     # ---- for units ---------------------------------------------------------------------------------------
 
     def set_private(self, key: str, value: Any) -> None:
-        """Sets a value for all nodes of the session. Raises TypeError for a key that is no str."""
-        if not isinstance(key, str):
-            raise TypeError(f"a key must be a str, not {type(key).__name__}")
+        """Sets a value for all nodes of the session. Raises TypeError for a key that is no str, ValueError for one of
+        more than 4096 characters or one that is no text."""
+        _check_key(key)
         self._private[key] = value
         self._packed.pop(key, None)
         self._changed[key] = None
@@ -141,7 +143,7 @@ class SessionContext(Private):
                 changes[key, False] = packed
         while self._config_changed:
             key, _ = self._config_changed.popitem()
-            changes[key, True] = Packed(self._config.get_string(key).encode("utf-8", "surrogateescape"), "", node)
+            changes[key, True] = Packed(self._config.get_string(key).encode("utf-8", "surrogatepass"), "", node)
         if changes:
             self._writes += 1
             self._unheard.update((key, self._writes) for key, is_config in changes if not is_config)
@@ -173,11 +175,19 @@ class SessionContext(Private):
     def receive(self, key: str, is_config: bool, packed: Packed) -> None:
         """A value from another process. One that we have set later, as the daemon sees it, stays."""
         if is_config:
-            Configuration.set(self._config, key, packed.data.decode("utf-8", "surrogateescape"))
+            Configuration.set(self._config, key, packed.data.decode("utf-8", "surrogatepass"))
         elif key not in self._unheard and key not in self._changed:
             self._packed[key] = packed
             self._private.pop(key, None)
             self._touched.pop(key, None)
+
+
+def _check_key(key: str) -> None:
+    if not isinstance(key, str):
+        raise TypeError(f"a key must be a str, not {type(key).__name__}")
+    if len(key) > KEY_LIMIT:
+        raise ValueError(f"a key can have {KEY_LIMIT} characters, not {len(key)}: {key[:20]}...")
+    key.encode("utf-8", "surrogateescape")
 
 
 def _digest(data: bytes) -> bytes:

@@ -12,7 +12,7 @@
 
 #include "support.h"
 
-#define KINDS 8
+#define KINDS 9
 #define MOST_BYTES 16384u
 #define RESULTS 18
 
@@ -114,8 +114,21 @@ static void make_good(fuzzer *fuzz) {
   mb__host.meta_set_int(rich, "width", 640);
   mb_buffer_seal(rich);
   CHECK(mb_list_push(own, rich) == 0);
-  uint64_t meta_size;
+  uint64_t meta_size, numbered_size;
   const uint8_t *meta = mb_buffer_meta(rich, &meta_size);
+  mb_list *values = mb_list_new(0);
+  for (uint32_t at = 0; at < 3; at++) {
+    mb_buffer *value = mb_buffer_new(fuzz->link.here, at * 10 + 1, &error);
+    mb__host.meta_set_string(value, "key", at == 0 ? "a key" : "another key");
+    mb__host.meta_set_bool(value, "config", at == 1);
+    mb__host.meta_set_string(value, "node", "node");
+    if (at == 2) mb_buffer_set_error(value, "Session.Value", "it cannot be packed");
+    mb_buffer_seal(value);
+    CHECK(mb_list_push(values, value) == 0);
+  }
+  mb_buffer *number = mb_buffer_new(fuzz->link.here, 0, &error);
+  mb__host.meta_set_int(number, "writes", 7);
+  const uint8_t *numbered = mb_buffer_meta(number, &numbered_size);
   for (uint32_t kind = 0; kind < KINDS; kind++) {
     mb_writer_begin(writer);
     uint32_t count = 1;
@@ -131,6 +144,13 @@ static void make_good(fuzzer *fuzz) {
     } else if (kind == 2) { /* what came from the daemon goes back */
       result(writer, 0, "", 1);
       CHECK(mb_writer_port(writer, fuzz->at_worker, NULL, 0, &error) == 0);
+    } else if (kind == 8) { /* values of a session, as VALUES has them: one has an error instead of data */
+      count = 2;
+      for (uint32_t at = 0; at < count; at++) {
+        mb_result_head head = {0, 1, at, 0};
+        CHECK(mb_writer_result(writer, &head, "", &error) == 0);
+        CHECK(mb_writer_port(writer, values, numbered, (uint32_t)numbered_size, &error) == 0);
+      }
     } else if (kind == 3 || kind == 7) { /* ids only; 7: none */
       count = 0;
       if (kind == 3) {
@@ -155,6 +175,8 @@ static void make_good(fuzzer *fuzz) {
     }
   }
   mb_writer_free(writer);
+  mb_list_free(values);
+  mb_buffer_unref(number);
   mb_list_free(own); /* the blocks stay: they are lent */
   mb_list_free(empty);
 }

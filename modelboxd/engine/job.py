@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from modelboxd.engine.session import Session
 from modelboxd.engine.source import sealed_list
 from modelboxd.engine.step import Step
 from modelboxd.engine.unit import Services
+from modelboxd.workers.values import Budget
 
 if TYPE_CHECKING:
     from modelbox._core.memory import Pool
@@ -55,6 +56,7 @@ class JobSettings:
     close_timeout_s: float = 5.0  # how long the units may take to close
     session_timeout_s: float = 0.0  # how long a session may take, 0 = no limit
     session_bytes: int = 64 << 20  # the values that the Python units of a session share
+    all_values: Budget = field(default_factory=Budget)  # those of all sessions
     max_queue_bytes: int = (
         0  # data that may wait in the queues of the job, before its sources are stopped; 0 = no limit
     )
@@ -400,6 +402,7 @@ class Job:
             workers, session.workers = session.workers or set(), None
             if session.values is not None:
                 workers |= session.values.workers()
+                session.values.close()
                 session.values = None
             number = session.number
 

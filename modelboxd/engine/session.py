@@ -113,10 +113,15 @@ class Session:
 
     def take_values(self, worker: Worker, writes: int, items: Any) -> None:
         """A call has set values of this session. Raises ProtocolError when they are none. [I/O thread]"""
-        if self.values is None:
-            self.values = SessionValues(self.number, self.id, self.job.settings.session_bytes)
+        with self.job.lock:
+            if self.dead or self.ended:
+                return
+            if self.values is None:
+                settings = self.job.settings
+                self.values = SessionValues(self.number, self.id, settings.session_bytes, settings.all_values)
+            values = self.values
         try:
-            self.values.take(worker, writes, items)
+            values.take(worker, writes, items)
         except UnitError as error:
             self.cancel(UnitError(f"python worker {worker.name}: {error.message}", hint=error.hint))
 

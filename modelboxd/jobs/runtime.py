@@ -29,6 +29,7 @@ from modelboxd.settings import Settings
 from modelboxd.workers.inside import Inside, InsidePool
 from modelboxd.workers.pool import WorkerPool
 from modelboxd.workers.stacks import collect
+from modelboxd.workers.values import Budget
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +160,7 @@ class Runtime:
                 session_timeout_s=self.settings.engine.session_timeout,
                 max_queue_bytes=self.settings.engine.max_queue_bytes,
                 session_bytes=self.settings.python.session_bytes,
+                all_values=Budget(self.pool.max_bytes // 2),
             ),
             worker_settings=WorkerSettings(python.open_timeout, python.life),
             inference=inference,

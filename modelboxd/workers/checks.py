@@ -123,7 +123,7 @@ class Sources:
     def arrived(self, result: WorkerResult) -> None:
         """A list, or the end of a session. Raises ProtocolError."""
         number = result.number
-        if result.error is not None or result.skipped or result.more or len(result.outputs) > 1:
+        if not result.is_plain() or len(result.outputs) > 1:
             raise ProtocolError("external data with a result")
         if not 0 < number <= protocol.MOST_SESSIONS:
             raise ProtocolError(f"external data for session {number}")

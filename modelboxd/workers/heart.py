@@ -30,6 +30,8 @@ def start(sock: socket.socket, begun: Callable[[], float]) -> None:
 
 
 def _answer(sock: socket.socket, begun: Callable[[], float], main: int) -> None:
+    with contextlib.suppress(OSError), open("/proc/thread-self/comm", "wb") as file:  # a sandbox may have no /proc
+        file.write(b"mb-heart")
     with contextlib.suppress(OSError):  # the daemon is gone; the main thread sees it too
         while len(ping := sock.recv(64)) == PING.size:
             since = begun()

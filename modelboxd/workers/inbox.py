@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ASKED = (protocol.RESULTS, protocol.VALUES, protocol.EXTERNAL)  # what calls and queues bound
 READS = 16  # messages taken from one worker before others get their turn
 
 
@@ -110,8 +111,8 @@ class Inbox:
             return False
         for fd in fds:
             os.close(fd)
-        if reader.kind not in (protocol.RESULTS, protocol.EXTERNAL):
-            self._pause_s = self._pace.take(1 + size // checks.MESSAGE_COST)
+        if reader.kind not in ASKED:
+            self._pause_s = self._pace.take(1 + reader.size // checks.MESSAGE_COST)
         return True
 
     def _ended(self) -> None:

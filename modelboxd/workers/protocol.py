@@ -162,7 +162,11 @@ class WorkerResult:
         self.skipped = skipped  # not made, because an event of its context comes first
         self.rule = False  # the error fails the session
         self.stops = False  # the unit wants the job to stop
-        self.number = number  # EXTERNAL: the unit's number for the session
+        self.number = number  # EXTERNAL: the unit's number for the session; VALUES: of a call
+
+    def is_plain(self) -> bool:
+        """Whether it has no flags: so in messages that answer no call."""
+        return self.error is None and not (self.keeps_session or self.more or self.skipped or self.rule or self.stops)
 
 
 class Peer:
@@ -240,7 +244,7 @@ class Writer:
 class Reader:
     """Takes one message apart, checking everything."""
 
-    __slots__ = ("_at", "_data", "_peer", "count", "kind", "released", "sequence")
+    __slots__ = ("_at", "_data", "_peer", "count", "kind", "released", "sequence", "size")
 
     def __init__(self, peer: Peer, data: bytes | bytearray | memoryview) -> None:
         if len(data) < HEADER.size:
@@ -255,6 +259,7 @@ class Reader:
             if self.kind not in (CALLS, RESULTS, EXTERNAL, RELEASE, VALUES):
                 raise ProtocolError(f"a large message of type {self.kind}")
             self._fetch_large()
+        self.size = len(self._data)  # bytes, with a body that lies in an arena
 
     def _fetch_large(self) -> None:
         items, used, error = new_list(1), ffi.new("uint64_t *", self._at), new_error()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from modelbox import meta
 from modelboxd.workers import checks
 from modelboxd.workers.protocol import ProtocolError, Reader, WorkerCall, WorkerResult
+from modelboxd.workers.values import writes_of
 
 if TYPE_CHECKING:
     from modelboxd.workers.process import Worker
@@ -19,12 +19,13 @@ Wanted = Callable[[], bool]  # whether anybody waits for a result of the message
 class Trip:
     """One CALLS message under way."""
 
-    __slots__ = ("calls", "done", "wanted")
+    __slots__ = ("calls", "done", "has_values", "wanted")
 
     def __init__(self, calls: list[WorkerCall], done: Answer, wanted: Wanted | None) -> None:
         self.calls = calls
         self.done = done
         self.wanted = wanted
+        self.has_values = False  # those that its calls have set have come
 
 
 class Trips:
@@ -89,15 +90,20 @@ class Trips:
     def take_values(self, reader: Reader, worker: Worker) -> None:
         """Calls have set values of their sessions (a VALUES message). Raises ProtocolError, UnitError."""
         trip = self._trips.get(reader.sequence)
-        if trip is None:
+        if trip is None or trip.has_values:
             raise ProtocolError("values that belong to no calls")
+        if reader.count > len(trip.calls):
+            raise ProtocolError(f"values of {reader.count} calls instead of {len(trip.calls)}")
+        trip.has_values = True
+        last = -1
         for result in reader.results():
-            if result.number >= len(trip.calls) or len(result.outputs) != 1 or not result.output_meta:
+            if not last < result.number < len(trip.calls) or not result.is_plain():
                 raise ProtocolError("values that belong to no call")
-            writes = meta.decode(result.output_meta[0]).get("writes")
-            if not isinstance(writes, int):
+            if len(result.outputs) != 1 or not result.output_meta:
                 raise ProtocolError("values without their number")
-            owner = trip.calls[result.number].owner
+            last = result.number
+            writes = writes_of(result.output_meta[0])
+            owner = trip.calls[last].owner
             if owner is not None:
                 owner.take_values(worker, writes, result.outputs[0])
 

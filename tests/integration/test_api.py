@@ -15,6 +15,7 @@ from tests.integration.replacing import DOT, answering, replace_under_load
 from tests.integration.server import LIMIT_S, Server, http_graph
 from tests.integration.test_http import ECHO
 from tests.integration.workers import write_unit
+from tests.waiting import Gate
 
 ECHO_GRAPH = {"graph": {"format": "graphviz", "graphconf": DOT}}
 ECHO_TOML = f'[graph]\nformat = "graphviz"\ngraphconf = """{DOT}"""\n'
@@ -291,8 +292,7 @@ SLOW = """
 import _flowunit as modelbox, os, time
 class Unit(modelbox.FlowUnit):
     def open(self, config):
-        while not os.path.exists(config.get_string("until")):
-            time.sleep(0.01)
+        open(config.get_string("until"), "rb", 0).read(1)
         return modelbox.Status.StatusCode.STATUS_SUCCESS
     def process(self, context):
         for item in context.input("in"):
@@ -305,6 +305,7 @@ def test_ready_tells_the_truth(tmp_path: Path) -> None:
     (tmp_path / "graph").mkdir()
     write_unit(tmp_path / "graph", "unit", SLOW)
     http_graph(tmp_path / "graph", "unit", attrs=f'until="{tmp_path}/go"', name="slow.toml")
+    go = Gate(tmp_path / "go")
     server = Server(config="[server]\n", folder=tmp_path)
     try:
         server.wait_for("the API listens")
@@ -316,9 +317,9 @@ def test_ready_tells_the_truth(tmp_path: Path) -> None:
         while server.ask("GET", "/v1/jobs/slow")[0] == 404:
             assert time.monotonic() < ends
         assert server.ask("GET", "/v1/jobs/slow")[1]["state"] == "starting"
-        (tmp_path / "go").touch()
+        go.open()
         server.ready()
         assert server.ask("GET", "/health/ready")[:2] == (200, {"ready": True, "reasons": []})
     finally:
-        (tmp_path / "go").touch()
+        go.open()
         assert server.stop() == 0

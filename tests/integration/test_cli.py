@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import tomllib
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from tests.integration.server import LIMIT_S, TOP, http_graph, with_api
 from tests.integration.test_bad_start import modelbox
 from tests.integration.test_http import ECHO
 from tests.integration.workers import write_unit
+from tests.waiting import wait_for
 
 HANGS = """import threading
 import modelbox
@@ -40,13 +40,6 @@ def folder(tmp_path: Path) -> Path:
     write_unit(tmp_path, "unit", ECHO)
     (tmp_path / "modelbox.conf").write_text(with_api(f'[log]\npath = "{tmp_path}/modelbox.log"\n', tmp_path))
     return tmp_path
-
-
-def until(condition: object, limit_s: float = LIMIT_S) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def started(pid_file: Path) -> psutil.Process:
@@ -167,9 +160,9 @@ def test_a_server_killed_while_it_starts(folder: Path) -> None:
     starter = subprocess.Popen(
         [*command, "--graph", str(http_graph(folder, "hangs"))], stderr=subprocess.PIPE, text=True, cwd=TOP
     )
-    until(lambda: pid_file.exists() and pid_file.read_text())
+    wait_for(lambda: pid_file.exists() and pid_file.read_text())
     server = started(pid_file)
-    until(lambda: server.children())  # it waits for the unit
+    wait_for(lambda: server.children())  # it waits for the unit
     assert starter.poll() is None
     server.kill()
     _, errors = starter.communicate(timeout=LIMIT_S)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from modelbox.spec import UnitSpec
 from modelboxd.workers.pool import WorkerPool
 from tests.integration.workers import LIMIT_S, write_unit
 from tests.unit.engine.harness import Bench
+from tests.waiting import wait_for
 
 HEAD = "import _flowunit as modelbox\nCODES = modelbox.Status.StatusCode\nclass Unit(modelbox.FlowUnit):\n"
 COPY = """
@@ -86,13 +86,6 @@ def specs(folder: Path, units: dict[str, tuple[str, dict[str, Any]]]) -> dict[st
         name: (replace(write_unit(folder, name, HEAD + body, stream="stream" in changes), **without(changes)), None)
         for name, (body, changes) in units.items()
     }
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def without(changes: dict[str, Any]) -> dict[str, Any]:

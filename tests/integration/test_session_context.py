@@ -9,8 +9,10 @@ import pytest
 
 from modelbox.errors import UnitError
 from modelboxd.engine.job import JobSettings
+from modelboxd.workers.values import Budget
 from tests.integration.graphs import Graphs, write
 from tests.unit.engine.harness import LIMIT_S
+from tests.waiting import wait_for
 
 Start = Callable[..., Graphs]
 
@@ -158,6 +160,49 @@ def test_too_many_bytes_fail_the_session_alone(tmp_path: Path, start_graphs: Sta
     assert isinstance(error, UnitError)
     assert "the values of a session need" in str(error)
     assert "'x', at most 100000 are allowed ([python] session_bytes)" in str(error)
+
+
+def test_the_values_of_all_sessions_are_bounded(tmp_path: Path, start_graphs: Start) -> None:
+    code = """
+    def process(self, ctx):
+        for buffer in ctx.input("in"):
+            for key in range(10):
+                ctx.get_session_context().set_private(str(key), bytes(int(str(buffer))))
+            ctx.output("out").push_back(buffer)
+        return modelbox.Status()
+"""
+    write(tmp_path, "big", code, base="stream = true")
+    budget = Budget(100_000)
+    graphs = start_graphs(JobSettings(all_values=budget, drain_timeout_s=LIMIT_S, close_timeout_s=LIMIT_S))
+    job = graphs.run("s [flowunit=source]; b [flowunit=big]; t [flowunit=sink]; s:out -> b:in; b:out -> t:in")
+    for _ in range(3):  # those of a session that has ended do not count, nor do those of one that has failed
+        for size in ("9000", "90000"):
+            error = graphs.bench.send(job, size).error()
+            if size == "90000":
+                assert "the values of all sessions need more than 100000 bytes" in str(error)
+            else:
+                assert error is None
+        wait_for(lambda: budget.used == 0)
+
+
+@pytest.mark.parametrize("key", ["k" * 5000, "\ud800", 7])
+@pytest.mark.parametrize("where", ["set_private", "get_session_config().set"])
+def test_a_bad_key_is_the_calls_own_mistake(tmp_path: Path, start_graphs: Start, key: object, where: str) -> None:
+    code = f"""
+    def process(self, ctx):
+        ctx.get_session_context().set_private("good", "\\ud800")
+        ctx.get_session_context().get_session_config().set("text", "\\ud800")
+        ctx.get_session_context().{where}({key!r}, "x")
+        return modelbox.Status()
+"""
+    write(tmp_path, "bad", code, base="stream = true")
+    graphs = start_graphs()
+    job = graphs.run("s [flowunit=source]; b [flowunit=bad]; t [flowunit=got]; s:out -> b:in; b:out -> t:in")
+    for _ in range(2):
+        graphs.bench.send(job, "x")
+    for got in graphs.got.wait(2):
+        assert "bad.ProcessError" in got and ("a key" in got or "surrogates not allowed" in got), got
+    assert job.workers()[0].restarts == 0
 
 
 def test_both_branches_see_what_the_other_has_set_behind_their_join(tmp_path: Path, start_graphs: Start) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from modelboxd.engine.job import Job
 from modelboxd.workers.pool import WorkerPool
 from tests.integration.workers import LIMIT_S, write_unit
 from tests.unit.engine.harness import Bench, Record
+from tests.waiting import Gate, wait_for
 
 UNIT = """
 import os, signal, time
@@ -31,8 +31,8 @@ class Unit(modelbox.FlowUnit):
             word, _, rest = str(buffer).partition(" ")
             if word == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
-            while word == "wait" and not os.path.exists(rest):
-                time.sleep(0.005)
+            if word == "wait":
+                open(rest, "rb", 0).read(1)
             if word == "count":
                 context.set_private("seen", context.get_private("seen") + 1)
                 word = str(context.get_private("seen"))
@@ -72,13 +72,6 @@ def jobs(tmp_path: Path) -> Iterator[Jobs]:
     assert made.bench.pool.stats().live_buffers == 0
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    limit = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < limit, "it did not come to that"
-        time.sleep(0.002)
-
-
 def got(record: Record) -> list[str]:
     assert record.error() is None
     return record.got
@@ -113,7 +106,8 @@ def test_what_waits_for_a_worker_fails_when_the_breaker_opens(jobs: Jobs) -> Non
 def test_a_hanging_call_of_a_cancelled_session_blocks_nobody_for_ever(jobs: Jobs, tmp_path: Path) -> None:
     job = jobs.run("normal", orphan_timeout_ms=200, batch_size=1)
     session, record = jobs.bench.open(job)
-    jobs.bench.send(job, f"wait {tmp_path / 'never'}", session=session, record=record)
+    never = Gate(tmp_path / "never")
+    jobs.bench.send(job, f"wait {never.path}", session=session, record=record)
     wait_for(lambda: job.workers()[0].workers[0].outstanding)
     after = jobs.bench.send(job, "a")
     wait_for(lambda: job.workers()[0].workers[0].busy_s > 0.5)

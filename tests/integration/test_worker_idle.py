@@ -12,8 +12,8 @@ import pytest
 from modelboxd.workers import starter
 from tests.integration.graphs import Graphs, write
 from tests.integration.test_interpreters import bare
-from tests.integration.test_worker_life import wait_for
 from tests.integration.workers import LIMIT_S, Caller, write_unit
+from tests.waiting import wait_for
 
 GROW = """
 import _flowunit as modelbox

@@ -18,11 +18,13 @@ import pytest
 
 from modelbox.buffer import BufferList
 from modelbox.errors import TimedOutError, WorkerLostError
+from modelboxd.cpus import cpu_count
 from modelboxd.workers.group import WorkerGroup
 from modelboxd.workers.health import WorkerState
 from modelboxd.workers.process import Worker
 from modelboxd.workers.protocol import WorkerCall, WorkerResult
 from tests.integration.workers import LIMIT_S, Caller, write_unit
+from tests.waiting import Gate, wait_for
 
 # What a buffer says is what the unit does with it.
 OBEDIENT = """
@@ -50,8 +52,7 @@ class Unit(modelbox.FlowUnit):
                 while not os.path.exists(rest):
                     pass
             elif word == "sleep":
-                while not os.path.exists(rest):
-                    time.sleep(0.005)
+                open(rest, "rb", 0).read(1)
             elif word == "locked":
                 ctypes.PyDLL(None).pause()  # keeps the interpreter
             elif word == "grow":
@@ -87,15 +88,6 @@ def start(caller: Caller, tmp_path: Path) -> Iterator[Callable[..., WorkerGroup]
     yield made
     for group in groups:
         group.close(LIMIT_S)
-
-
-def wait_for(condition: Callable[[], object]) -> Any:
-    """Asks again and again, which is all that can be done about other processes."""
-    limit = time.monotonic() + LIMIT_S
-    while not (value := condition()):
-        assert time.monotonic() < limit, "it did not come to that"
-        time.sleep(0.002)
-    return value
 
 
 def is_there(pid: int) -> bool:
@@ -257,9 +249,10 @@ def test_one_call_of_a_long_message_over_time(
     start: Callable[..., WorkerGroup], caller: Caller, tmp_path: Path
 ) -> None:
     group = start(process_timeout_ms=300)
+    never = Gate(tmp_path / "never")
     calls = [
         WorkerCall(0, False, False, 1, "session", [caller.list_of(text)], [b""])
-        for text in ("pid", f"sleep {tmp_path / 'never'}", *["pid"] * 998)
+        for text in ("pid", f"sleep {never.path}", *["pid"] * 998)
     ]
     future: Future[list[WorkerResult]] = Future()
     group.workers[0].submit(calls, future.set_result)
@@ -291,11 +284,12 @@ def test_a_long_call_is_left_alone(
     start: Callable[..., WorkerGroup], caller: Caller, tmp_path: Path, order: str
 ) -> None:
     group = start(heartbeat_timeout_ms=200, orphan_timeout_ms=200)
-    done = tmp_path / "done"
-    future = caller.submit(group, f"{order} {done}")
+    gate, done = Gate(tmp_path / "gate"), tmp_path / "done"
+    future = caller.submit(group, f"{order} {done if order == 'python' else gate.path}")
     wait_for(lambda: group.status().workers[0].busy_s > 1 and "obedient0.py:" in group.status().workers[0].where)
     assert states(group) == ["busy"]
     done.touch()
+    gate.open()
     assert text_of(future.result(LIMIT_S)) == str(group.workers[0].pid)
     assert group.restarts == 0
 
@@ -328,8 +322,9 @@ def test_a_call_that_nobody_waits_for_is_ended(
     group = start(orphan_timeout_ms=200, heartbeat_timeout_ms=0)
     wanted = threading.Event()
     wanted.set()
+    never = Gate(tmp_path / "never")
     future: Future[list[WorkerResult]] = Future()
-    call = WorkerCall(0, False, False, 1, "session", [caller.list_of(f"sleep {tmp_path / 'never'}")], [b""])
+    call = WorkerCall(0, False, False, 1, "session", [caller.list_of(f"sleep {never.path}")], [b""])
     group.workers[0].submit([call], future.set_result, wanted.is_set)
     wait_for(lambda: group.status().workers[0].busy_s > 0.6)
     assert not future.done()
@@ -345,17 +340,23 @@ def test_an_idle_worker_costs_no_wake_ups(start: Callable[..., WorkerGroup], cal
     (worker,) = group.workers
     wait_for(lambda: not worker._watching)
 
-    def switches() -> list[str]:
-        threads = Path(f"/proc/{worker.pid}/task").glob("*/status")
-        return [line for path in threads for line in path.read_text().splitlines() if "ctxt" in line]
+    def threads() -> list[tuple[str, str, list[str]]]:
+        """Name, state and context switches of each thread."""
+        found = []
+        for path in Path(f"/proc/{worker.pid}/task").glob("*/status"):
+            fields = dict(line.split(":\t", 1) for line in path.read_text().splitlines() if ":\t" in line)
+            found.append((fields["Name"], fields["State"][0], [fields[name] for name in fields if "ctxt" in name]))
+        return sorted(found)
 
     wait_for(lambda: worker._release_timer is None)
-    before = switches()
-    assert len(before) >= 4  # the unit's thread, the heart's, and those that OpenBLAS may have
+    wait_for(lambda: all(state == "S" for _, state, _ in threads()))  # one that has just begun has yet to fall asleep
+    before = threads()
+    # The one that answers pings; the unit's, and those of OpenBLAS, which was told to use all CPUs together with it.
+    assert [name for name, _, _ in before] == ["mb-heart", *["node#0"] * cpu_count()]
     asleep = threading.Event()
     caller.pool.io.call(caller.pool.io.loop.call_later, 1.0, asleep.set)
     assert asleep.wait(LIMIT_S)
-    assert switches() == before and not worker._watching
+    assert threads() == before and not worker._watching
 
 
 # ---- recycling ----------------------------------------------------------------------------------------------------
@@ -417,10 +418,11 @@ def test_memory_limit(start: Callable[..., WorkerGroup], caller: Caller, tmp_pat
     assert group.restarts == 0
     wait_for(lambda: states(group) == ["ready"])
     # Far more, in a call that does not end.
+    never = Gate(tmp_path / "never")
     with pytest.raises(
         WorkerLostError, match=r"uses \d+ MB, more than 1.5 times memory_limit_mb = 400, and was killed"
     ):
-        caller.call(group, "grow 700", f"sleep {tmp_path / 'never'}")
+        caller.call(group, "grow 700", f"sleep {never.path}")
     assert pid_of(caller, group)
 
 
@@ -572,11 +574,11 @@ def test_status_follows_a_worker(start: Callable[..., WorkerGroup], caller: Call
         0,
     )
     assert worker.memory_bytes > 5 << 20
-    done = tmp_path / "done"
-    future = caller.submit(group, f"sleep {done}")
+    gate = Gate(tmp_path / "gate")
+    future = caller.submit(group, f"sleep {gate.path}")
     assert states(group) == ["busy"]
     assert group.status().workers[0].outstanding == 1
-    done.touch()
+    gate.open()
     future.result(LIMIT_S)
     assert (states(group), group.status().workers[0].calls) == (["ready"], 1)
     data = group.status().as_dict()

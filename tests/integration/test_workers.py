@@ -15,6 +15,7 @@ from modelbox.buffer import Buffer
 from modelbox.errors import TimedOutError, UnitError, WorkerLostError
 from modelboxd.workers import watchdog
 from tests.integration.workers import LIMIT_S, Caller, write_unit
+from tests.waiting import Gate
 
 HEAD = "import _flowunit as modelbox\nimport numpy as np\nclass Unit(modelbox.FlowUnit):\n"
 ECHO = (
@@ -178,16 +179,14 @@ def test_time_limit(caller: Caller, tmp_path: Path) -> None:
 
 def test_a_call_that_does_not_end_is_told(caller: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "TELL_S", 0.02)
-    go_on = tmp_path / "go-on"
+    gate = Gate(tmp_path / "gate")
     unit = write_unit(
         tmp_path,
         "waits",
         body(
             f"""def process(self, ctx):
-    import os, time
     for buffer in ctx.input("in"):
-        while str(buffer) == "wait" and not os.path.exists({str(go_on)!r}):
-            time.sleep(0.01)
+        open({str(gate.path)!r}, "rb", 0).read(1)
         ctx.output("out").push_back(buffer)
     return modelbox.Status()"""
         ),
@@ -197,7 +196,7 @@ def test_a_call_that_does_not_end_is_told(caller: Caller, tmp_path: Path, monkey
     monkeypatch.setattr(watchdog.log, "warning", lambda *text, **_: told.set() if "not answered" in text[0] else None)
     result = caller.submit(group, "wait")
     assert told.wait(LIMIT_S)
-    go_on.touch()
+    gate.open()
     assert result.result(LIMIT_S).error is None
     group.close(LIMIT_S)
 

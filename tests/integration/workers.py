@@ -15,6 +15,7 @@ from modelboxd.graph.life import OPTIONS, Life
 from modelboxd.workers.group import WorkerGroup
 from modelboxd.workers.pool import WorkerPool
 from modelboxd.workers.protocol import WorkerCall, WorkerResult
+from modelboxd.workers.values import Owner
 
 LIMIT_S = 30.0
 
@@ -82,7 +83,9 @@ class Caller:
             lib.mb_list_push(made, lib.mb_buffer_ref(core))
         return made
 
-    def submit(self, group: WorkerGroup, *items: Any, stream: int = 0, end: bool = False) -> Future[WorkerResult]:
+    def submit(
+        self, group: WorkerGroup, *items: Any, stream: int = 0, end: bool = False, owner: Owner | None = None
+    ) -> Future[WorkerResult]:
         worker = None
         while worker is None:
             self.room.clear()
@@ -91,6 +94,7 @@ class Caller:
                 assert self.room.wait(LIMIT_S), "no worker became free"
         future: Future[WorkerResult] = Future()
         call = WorkerCall(stream, bool(stream), end, 1, "session", [self.list_of(*items)], [b""])
+        call.owner = owner
         worker.submit([call], lambda results: future.set_result(results[0]))
         return future
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import threading
 import time
@@ -19,10 +20,12 @@ from modelbox._core.memory import Pool
 from modelbox.errors import ModelBoxError, TimedOutError, UnitError, WorkerLostError
 from modelbox.spec import UnitSpec
 from modelboxd.loop import IoThread
+from modelboxd.workers.health import WorkerState
 from modelboxd.workers.pool import WorkerGroup, WorkerPool
-from modelboxd.workers.protocol import WorkerResult
+from modelboxd.workers.process import Worker
+from modelboxd.workers.protocol import WorkerCall, WorkerResult
 from tests.integration.faults import master
-from tests.integration.faults.master import STATES
+from tests.integration.faults.master import MEMORY_LIMIT_MB, STATES
 from tests.integration.workers import Caller, write_unit
 
 LIMIT_S = 15.0  # what "within a bounded time" means on a busy machine; no cell needs more than about 2 s
@@ -38,10 +41,25 @@ class Unit(modelbox.FlowUnit):
         return modelbox.Status()
 """
 FAULTS = (
-    "SIGKILL", "SIGSEGV", "SIGSTOP", "exit 0", "os._exit(3)", "exception", "out of memory",
+    "SIGKILL", "SIGSEGV", "SIGSTOP", "exit 0", "os._exit(3)", "exception", "out of memory", "memory_limit_mb",
     "closed socket", "half a message", "garbage",
 )  # fmt: skip
 BUSY = ("reading", "computing", "writing")  # states in which a call is under way
+# What the status says of a worker that had the fault, when others work in its place. Where the fault is felt in the
+# code around the calls, an exception ends the process.
+CAUSES = {
+    "SIGKILL": "was killed by SIGKILL",
+    "SIGSEGV": "was killed by SIGSEGV",
+    "SIGSTOP": "did not answer within|was stopped by SIGSTOP",
+    "exit 0": "ended with exit code 0",
+    "os._exit(3)": "ended with exit code 3",
+    "exception": "ended with exit code|did not open",
+    "out of memory": "ended with exit code|did not open",
+    "memory_limit_mb": "uses [0-9]+ MB, more than 1.5 times memory_limit_mb = 60,",
+    "closed socket": "closed its connection",
+    "half a message": "sent nonsense: a message of 12 bytes",
+    "garbage": "sent nonsense: a message with an unknown header",
+}
 # The call fails, the worker goes on.
 GOES_ON = {("computing", "exception"), ("computing", "out of memory")}
 
@@ -102,6 +120,17 @@ class Rig:
                 if last:
                     raise
 
+    def call_each(self, group: WorkerGroup) -> None:
+        """A call to every worker that takes one: memory is looked at while there is work."""
+        answers: list[Future[list[WorkerResult]]] = []
+        for worker in group.workers:
+            if worker.has_room():
+                answers.append(Future())
+                call = WorkerCall(0, False, False, 1, "session", [self.caller.list_of(DATA)], [b""])
+                worker.submit([call], answers[-1].set_result)
+        for answer in answers:
+            answer.result(LIMIT_S)
+
     def arm(self, state: str, fault: str) -> None:
         (self.folder / state).write_text(fault)
 
@@ -115,6 +144,7 @@ class Rig:
             workers=workers,
             process_timeout_ms=timeout_ms,
             heartbeat_timeout_ms=HEARTBEAT_MS,
+            memory_limit_mb=MEMORY_LIMIT_MB,
         )
 
     def whole(self, group: WorkerGroup, workers: int = 2) -> bool:
@@ -136,8 +166,19 @@ def bring_about(rig: Rig, group: WorkerGroup, state: str) -> Future[WorkerResult
     return None
 
 
-def live_through(rig: Rig, group: WorkerGroup, state: str, goes_on: bool) -> str:
+def check_told(group: WorkerGroup, lost: Worker) -> None:
+    """What health and statistics are made of, while a worker is lost and another one works."""
+    status = group.status()
+    assert status.breaker == "closed" and status.state in ("ready", "degraded"), status
+    working = [worker.pid for worker in status.workers if worker.state in (WorkerState.READY, WorkerState.BUSY)]
+    assert lost.pid not in working, status
+    assert (status.state == "ready") == (len(working) == len(group.workers)), status
+    assert group.trouble() == ""
+
+
+def live_through(rig: Rig, group: WorkerGroup, state: str, fault: str) -> str:
     """The fault and what follows, until the pool is whole again; what became of the held call."""
+    goes_on = (state, fault) in GOES_ON
     old = list(group.workers)
     call = bring_about(rig, group, state)
     wait_until(lambda: rig.taken(state), f"no worker came to {state}")
@@ -147,16 +188,28 @@ def live_through(rig: Rig, group: WorkerGroup, state: str, goes_on: bool) -> str
     outcome = "-"
     if call is not None:
         error = call.result(LIMIT_S).error
-        assert isinstance(error, (WorkerLostError, TimedOutError, UnitError)), error
+        good = error is None and fault == "memory_limit_mb"  # it may end before its memory is looked at
+        assert good or isinstance(error, (WorkerLostError, TimedOutError, UnitError)), error
         outcome = type(error).__name__
         del error
+    restarts = 0 if goes_on else 2 if state in ("starting", "opening") else 1
+    if fault == "memory_limit_mb":
+        wait_until(lambda: rig.call_each(group) or group.restarts + group.recycled == restarts, "it is not noticed")
+        if group.recycled:  # it was weighed when it was over the limit, but not yet by half of it
+            restarts -= 1
     if not goes_on:
         wait_until(lambda: any(not worker.alive for worker in old), "the worker is not missed")
         lost = next(worker for worker in old if not worker.alive)
         assert not lost.has_room()
+        check_told(group, lost)
         wait_until(lambda: not psutil.pid_exists(lost.pid), "its process lives on")
     wait_until(lambda: rig.whole(group), "the pool is not whole again")
     rig.check(group)
+    status = group.status()
+    assert (status.state, status.breaker, status.restarts) == ("ready", "closed", restarts), status
+    assert [worker.pid for worker in status.workers].count(0) == 0, status
+    if not goes_on and not group.recycled:
+        assert re.search(CAUSES[fault], status.last_cause), status
     return outcome
 
 
@@ -173,7 +226,7 @@ def run_cell(rig: Rig, state: str, fault: str) -> str:
         rig.check(rig.beside)
         outcome = "-"
     else:
-        outcome = live_through(rig, group, state, (state, fault) in GOES_ON)
+        outcome = live_through(rig, group, state, fault)
     group.close(LIMIT_S)
     wait_until(lambda: not any(map(psutil.pid_exists, pids)), "processes are left")
     wait_until(lambda: held() == before, f"{before} before")

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from modelboxd.workers import master, protocol, worker
+from modelboxd.workers import calling, master, protocol, worker
 from modelboxd.workers.protocol import HEADER, MAGIC, Reader
 
 MODULE = "tests.integration.faults.master"
+MEMORY_LIMIT_MB = 60
 STATES = ("starting", "opening", "idle", "reading", "computing", "writing", "releasing", "stopping")
 
 
@@ -56,6 +57,7 @@ class Faulty(worker.Worker):
             faulty.come_to("releasing")
             release(reader)
 
+        self.caller = FaultyCaller(self)
         Reader.calls, Reader.release = calls, released  # type: ignore[method-assign]
 
     def come_to(self, state: str) -> None:
@@ -70,7 +72,10 @@ class Faulty(worker.Worker):
             raise RuntimeError(f"while {state}")
         if fault == "out of memory":
             exhaust()
-        self.break_off(fault)
+        if fault == "memory_limit_mb":
+            self.leaked = np.ones(2 * MEMORY_LIMIT_MB << 20, np.uint8)
+        else:
+            self.break_off(fault)
 
     def break_off(self, fault: str) -> None:
         if fault.startswith("SIG"):
@@ -94,14 +99,6 @@ class Faulty(worker.Worker):
         self.come_to("starting")
         return super().open(order)
 
-    def use(self, unit: Any) -> None:
-        super().use(unit)
-        self.come_to("opening")
-
-    def _run(self, *call: Any) -> None:
-        self.come_to("computing")
-        super()._run(*call)
-
     def send(self, message: bytes) -> None:
         if message[4] == protocol.RESULTS:
             self.come_to("writing")
@@ -110,6 +107,22 @@ class Faulty(worker.Worker):
     def close(self) -> None:
         self.come_to("stopping")
         super().close()
+
+
+class FaultyCaller(calling.Caller):
+    """What calls the unit of a worker with faults."""
+
+    def __init__(self, owner: Faulty) -> None:
+        super().__init__(owner.pool, owner.writer, owner.externals, owner.sharing)
+        self._owner = owner
+
+    def use(self, unit: Any) -> None:
+        super().use(unit)
+        self._owner.come_to("opening")
+
+    def _run(self, *call: Any) -> None:
+        self._owner.come_to("computing")
+        super()._run(*call)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,7 @@ import gc
 import logging
 import os
 import re
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,18 @@ import psutil
 import pytest
 
 from modelbox._core.memory import Pool
-from modelbox.errors import TimedOutError, WorkerLostError
+from modelbox.errors import TimedOutError, UnitError, WorkerLostError
 from modelbox.spec import UnitSpec
 from modelboxd.loop import IoThread
 from modelboxd.workers import checks
 from modelboxd.workers.pool import WorkerGroup, WorkerPool
+from modelboxd.workers.process import Worker
+from modelboxd.workers.values import Budget, SessionValues
 from tests.integration.hostile import master
 from tests.integration.hostile.worker import ATTACKS
 from tests.integration.test_workers import ECHO
 from tests.integration.workers import Caller, write_unit
+from tests.waiting import wait_for
 
 LIMIT_S = 20.0
 DATA = np.arange(20_000, dtype=np.uint8)  # too large to travel inside the message
@@ -63,17 +64,25 @@ class Place:
         self.io.stop()
 
 
+class Shared:
+    """A session as far as its values are concerned: it may have 1 MB of them."""
+
+    def __init__(self) -> None:
+        self.budget = Budget(1 << 20)
+        self.values = SessionValues(1, "session", 1_000_000, self.budget)
+        self.error = ""
+
+    def take_values(self, worker: Worker, writes: int, items: Any) -> None:
+        try:
+            self.values.take(worker, writes, items)
+        except UnitError as error:
+            self.error = str(error)
+
+
 def held() -> tuple[int, int, int]:
     """Descriptors of this process, mappings of shared memory, child processes."""
     maps = Path("/proc/self/maps").read_text()
     return len(os.listdir("/proc/self/fd")), maps.count("/memfd:"), len(psutil.Process().children(recursive=True))
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < end, what
-        threading.Event().wait(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +100,8 @@ def clean(place: Place) -> Iterator[Place]:
     yield place
     place.check_good()
     gc.collect()
-    wait_until(lambda: held() == before, f"{before} before")
-    wait_until(lambda: place.memory.stats().live_buffers == live, "buffers are left")
+    wait_for(lambda: held() == before, f"{before} before")
+    wait_for(lambda: place.memory.stats().live_buffers == live, "buffers are left")
 
 
 @pytest.mark.parametrize("name", KILLED)
@@ -114,13 +123,13 @@ def test_an_attacker_is_named_and_killed(
 
     while victim.alive:  # those that go on answering are found out after some calls
         if group.pick() is victim:
-            error = clean.caller.submit(group, DATA).result(LIMIT_S).error
+            error = clean.caller.submit(group, DATA, owner=Shared()).result(LIMIT_S).error
             assert error is None or isinstance(error, (WorkerLostError, TimedOutError)), error
-    wait_until(lambda: verdict() != "", "nobody says why")
+    wait_for(lambda: verdict() != "", "nobody says why")
     said = verdict()
     assert wanted.match(said), said
     clean.check_good()
-    wait_until(lambda: not psutil.pid_exists(victim.pid), "the attacker lives on")
+    wait_for(lambda: not psutil.pid_exists(victim.pid), "the attacker lives on")
     group.close(1.0)
 
 
@@ -134,4 +143,22 @@ def test_others_go_on_beside_an_attacker(clean: Place, name: str, monkeypatch: p
         clean.check_good()
     assert worker.alive and worker is group.workers[0]
     group.close(1.0)
-    wait_until(lambda: not psutil.pid_exists(worker.pid), "the attacker lives on")
+    wait_for(lambda: not psutil.pid_exists(worker.pid), "the attacker lives on")
+
+
+def test_a_flood_of_values_fails_its_session_alone(clean: Place) -> None:
+    group = clean.attacker("floods values")
+    worker = group.workers[0]
+    sessions = [Shared() for _ in range(3)]
+    for _ in range(20):
+        for shared in sessions:
+            assert clean.caller.submit(group, DATA, owner=shared).result(LIMIT_S).error is None
+            assert 0 < shared.budget.used <= 1_000_000
+        clean.check_good()
+    for shared in sessions:
+        assert "the values of a session need" in shared.error
+        shared.values.close()
+        assert shared.budget.used == 0
+    assert worker.alive
+    group.close(1.0)
+    wait_for(lambda: not psutil.pid_exists(worker.pid), "the attacker lives on")

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from modelbox import meta
 from modelboxd.workers import protocol
 from modelboxd.workers.protocol import HEADER, MAGIC, header_only
 
@@ -180,6 +181,38 @@ def external(body: bytes, count: int = 1) -> Attack:
 def sources(self: Hostile) -> None:
     for number in range(1, 10_000):
         self.send(protocol.EXTERNAL, RESULT.pack(0, 1, number, 0) + PORT.pack(1, 0) + encoded(NONE))
+
+
+def value(**about: Any) -> bytes:
+    """A session's value without data; `about`: of its meta, where it is not as it should be."""
+    block = meta.encode({"key": "k", "config": False, "node": "n"} | about)
+    return encoded(NONE, meta=len(block)) + block
+
+
+def values(*buffers: bytes, call: int = 0, writes: Any = 1, flags: int = 0, block: bytes | None = None) -> bytes:
+    """The values of one call."""
+    stream = meta.encode({"writes": writes}) if block is None else block
+    return RESULT.pack(flags, 1, call, 0) + PORT.pack(len(buffers), len(stream)) + stream + b"".join(buffers)
+
+
+def sets(body: bytes, count: int = 1) -> Attack:
+    return called(lambda self: self.send(protocol.VALUES, body, count=count))
+
+
+def values_twice(self: Hostile) -> None:
+    for _ in range(2):
+        self.send(protocol.VALUES, values(value()))
+
+
+def floods_values(self: Hostile) -> None:
+    """Each call sets values that no other has set."""
+    number = 0
+    while True:
+        self.call()
+        number += 300
+        items = [value(key=f"{number + at}", node="n" * 100) for at in range(300)]
+        self.send(protocol.VALUES, values(*items, writes=number))
+        self.good()
 
 
 def pipe_end() -> int:
@@ -381,6 +414,33 @@ ATTACKS: dict[str, tuple[Attack, str | None]] = {
     "source, two ports": (external(RESULT.pack(0, 2, 1, 0) + PORT.pack(0, 0) * 2), "external data with a result"),
     "source, two sessions": (external(RESULT.pack(0, 0, 1, 0) * 2, 2), "external data of several sessions"),
     "source, endless": (called(sources), "more than 4 lists of external data"),
+    "values of no calls": (
+        called(lambda self: setattr(self, "sequence", 99) or self.send(protocol.VALUES, values(value()))),
+        "values that belong to no calls",
+    ),
+    "values twice": (called(values_twice), "values that belong to no calls"),
+    "values of many calls": (sets(b"", MOST), "values of 4294967295 calls instead of 1"),
+    "values cut off": (sets(values(value())[:-8]), "does not fit"),
+    "values of another call": (sets(values(value(), call=1)), "values that belong to no call"),
+    "values of no call": (sets(values(value(), call=MOST)), "values that belong to no call"),
+    "values and a result": (sets(values(value(), flags=2)), "values that belong to no call"),
+    "values, no port": (sets(RESULT.pack(0, 0, 0, 0)), "values without their number"),
+    "values, two ports": (sets(RESULT.pack(0, 2, 0, 0) + PORT.pack(0, 0) * 2), "values without their number"),
+    "values, endless": (sets(RESULT.pack(0, 1, 0, 0) + PORT.pack(MOST, 0)), "4294967295 buffers do not fit"),
+    "values, no number": (sets(values(value(), block=b"")), "values without their number"),
+    "values, write 0": (sets(values(value(), writes=0)), "values without their number"),
+    "values, negative write": (sets(values(value(), writes=-1)), "values without their number"),
+    "values, huge write": (sets(values(value(), writes=1 << 200)), "values without their number"),
+    "values, write in words": (sets(values(value(), writes="1")), "values without their number"),
+    "values, damaged write": (
+        sets(values(value(), block=struct.pack("<BBHI", 10, 6, 0, 8) + b"writes\0\0" + b"Z" * 8)),
+        "a session's value: ",
+    ),
+    "values, no key": (sets(values(value(key=None))), "a session's value without a key"),
+    "values, long key": (sets(values(value(key="k" * 4097))), "a session's value without a key"),
+    "values, no kind": (sets(values(value(config=1))), "a session's value without a key"),
+    "values, no node": (sets(values(value(node=5))), "a session's value of no node"),
+    "values, long node": (sets(values(value(node="n" * 40_000))), "a session's value with 40[0-9]{3} bytes of meta"),
     "keeps all": (keeps, "does the unit keep its inputs"),
     "never reads": (never_reads, "has not read its messages"),
     "silent": (called(lambda self: None), "did not answer within"),
@@ -388,6 +448,7 @@ ATTACKS: dict[str, tuple[Attack, str | None]] = {
     "child goes on": (children, "ended with exit code 0"),
     "floods logs": (flood(header_only(protocol.LOG, protocol.LOG_BODY.pack(2, 1) + b"a.py\0" + b"x" * 200)), None),
     "floods releases": (flood(header_only(protocol.RELEASE)), None),
+    "floods values": (floods_values, None),
     "prints": (prints, None),
     "hole": (hole, None),
 }

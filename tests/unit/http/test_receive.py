@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import socket
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +14,7 @@ from modelbox.device import CPU
 from modelbox.errors import BusyError, ConfigError, OutOfMemoryError, ShutdownError, TimedOutError
 from modelboxd.server import receive
 from tests.unit.http.fake import LIMIT_S, Bench, Client, FakeSession
+from tests.waiting import wait_for
 
 
 def hold(session: FakeSession, buffer: Buffer) -> None:
@@ -228,13 +227,6 @@ def test_transfer_encodings_that_nobody_undoes(bench: Bench) -> None:
     assert entry.sessions == []
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.005)
-
-
 def test_bodies_of_all_connections_together() -> None:
     """What comes in is bounded, by whatever way it comes; the others go on, and all is given back."""
     bench = Bench(bodies_limit=100_000)
@@ -242,7 +234,7 @@ def test_bodies_of_all_connections_together() -> None:
     bodies = bench.listeners.bodies
     with Client(unit.port) as slow, Client(unit.port) as large, Client(unit.port) as chunked:
         slow.send(b"POST /v1 HTTP/1.1\r\nHost: x\r\nContent-Length: 60001\r\n\r\n" + b"x" * 60_000)
-        wait_until(lambda: bodies.held == 60_000)
+        wait_for(lambda: bodies.held == 60_000)
         answer = large.send(b"POST /v1 HTTP/1.1\r\nHost: x\r\nContent-Length: 90001\r\n\r\n" + b"x" * 90_000).answer()
         assert (answer.status, answer.headers["Retry-After"], answer.headers["Connection"]) == (503, "1", "close")
         assert large.at_end()
@@ -254,8 +246,8 @@ def test_bodies_of_all_connections_together() -> None:
         assert slow.post(b"x" * 90_000).status == 200
     with Client(unit.port) as client:
         client.send(b"POST /v1 HTTP/1.1\r\nHost: x\r\nContent-Length: 60001\r\n\r\n" + b"x" * 50_000)
-        wait_until(lambda: bodies.held == 50_000)
-    wait_until(lambda: bodies.held == 0)
+        wait_for(lambda: bodies.held == 50_000)
+    wait_for(lambda: bodies.held == 0)
     bench.close()
 
 
