@@ -73,6 +73,7 @@ class Inference:
         self._run = run
         self._models: dict[str, Model | None] = {}  # by job; good as long as that graph runs
         self._graphs: dict[str, Any] = {}
+        self._names: dict[str, str] = {}  # models that are not called as their job -> job
         self._counts: dict[tuple[str, str], Counts] = {}
 
     # ---- models -----------------------------------------------------------------------------------------------
@@ -80,7 +81,7 @@ class Inference:
     def model(self, name: str, version: str = "") -> Model:
         """Raises NoSuchModelError, ModelStateError, JobStateError."""
         try:
-            found = self._of_job(name)
+            found = self._of_job(self._names.get(name, name))
         except NoSuchJobError:
             found = None
         if found is None or found.name != name:
@@ -108,8 +109,17 @@ class Inference:
         for view in self._jobs.all():
             plan = self._jobs.plan(view.id)
             if plan is not None and plan.graph.model is not None and plan.graph.model.name == name:
+                self._names[name] = view.id
                 return self._of_job(view.id)
+        self._names.pop(name, None)
         return None
+
+    def is_ready(self, name: str, version: str = "") -> bool:
+        """Whether it takes requests."""
+        try:
+            return not self.model(name, version).job.troubles()
+        except (NoSuchModelError, NoSuchJobError, ModelStateError, JobStateError):
+            return False
 
     def all(self) -> Iterator[Listed]:
         """Every job that is a model, or says so."""
