@@ -100,6 +100,7 @@ class Inference:
         if self._graphs.get(job_id) is not job:
             plan = self._jobs.plan(job_id)
             assert plan is not None
+            self._forget()
             self._models[job_id] = read_model(job_id, job, plan)
             self._graphs[job_id] = job
         return self._models[job_id]
@@ -123,10 +124,7 @@ class Inference:
 
     def all(self) -> Iterator[Listed]:
         """Every job that is a model, or says so."""
-        views = self._jobs.all()
-        for gone in self._graphs.keys() - {view.id for view in views}:
-            del self._graphs[gone], self._models[gone]
-        for view in views:
+        for view in self._jobs.all():
             listed = self._list(view)
             if listed is not None:
                 yield listed
@@ -148,6 +146,15 @@ class Inference:
             reason = str(error)
         name, version = (declared.name, declared.version) if declared is not None else ("", "1")
         return Listed(name or view.id, version, view.id, reason.split("\n")[0])
+
+    def _forget(self) -> None:
+        """Lets go of jobs that are there no longer."""
+        for gone in self._graphs.keys() - {view.id for view in self._jobs.all()}:
+            model = self._models.pop(gone)
+            del self._graphs[gone]
+            if model is not None:
+                self._counts.pop((model.name, model.version), None)
+                self._names.pop(model.name, None)
 
     def counts(self, model: Model) -> Counts:
         """What it has done since the start of the server."""
