@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from common import TOP, Bench, free_port, interleaved, table, wait_port
+from inference import inference
 from kinds import kinds
 from ocr import ocr
 from tasks import tasks
@@ -236,6 +237,7 @@ def main() -> None:
         "pictures": pictures,
         "ocr": ocr,
         "tasks": tasks,
+        "inference": inference,
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[[], *parts], help="only these (default: all)")

@@ -94,16 +94,12 @@ class Calls:
         name = b"".join(bytes(view[value:end]) for number, _, value, end in wire.fields(view) if number == 1)
         if name in (b"", self.service.encode()):
             return _NOT_SERVING if self._api.jobs.troubles() else _SERVING
-        return _SERVING if self._is_ready(name.decode(errors="replace")) else _NOT_SERVING
-
-    def _is_ready(self, name: str, version: str = "") -> bool:
-        return not self._inference.model(name, version).job.troubles()
+        model = self._inference.model(name.decode(errors="replace"))  # one that is not there is an error
+        return _NOT_SERVING if model.job.troubles() else _SERVING
 
     async def model_ready(self, data: bytes) -> bytes:
         asked = await self._read("ModelReady", data)
-        listed = next((item for item in self._inference.all() if item.name == asked.name and item.reason), None)
-        ready = listed is None and self._is_ready(asked.name, asked.version)
-        return self._answer("ModelReady", ready=ready)
+        return self._answer("ModelReady", ready=self._inference.is_ready(asked.name, asked.version))
 
     async def server_metadata(self, _: bytes) -> bytes:
         return self._answer("ServerMetadata", **server_view())

@@ -193,9 +193,10 @@ class GrpcServer:
             while True:
                 getting = asyncio.ensure_future(pending.get())
                 await asyncio.wait((getting, reader), return_when=asyncio.FIRST_COMPLETED)
-                if not getting.done() and reader.exception() is not None:
+                if not getting.done() and (failure := reader.exception()) is not None:
+                    log.debug("a stream has ended: %s", failure)  # by the client, or by what it sent
                     getting.cancel()
-                    raise reader.exception() or AssertionError
+                    return
                 task = await getting
                 if task is None:
                     return

@@ -73,6 +73,7 @@ class Inference:
         self._run = run
         self._models: dict[str, Model | None] = {}  # by job; good as long as that graph runs
         self._graphs: dict[str, Any] = {}
+        self._names: dict[str, str] = {}  # models that are not called as their job -> job
         self._counts: dict[tuple[str, str], Counts] = {}
 
     # ---- models -----------------------------------------------------------------------------------------------
@@ -80,7 +81,7 @@ class Inference:
     def model(self, name: str, version: str = "") -> Model:
         """Raises NoSuchModelError, ModelStateError, JobStateError."""
         try:
-            found = self._of_job(name)
+            found = self._of_job(self._names.get(name, name))
         except NoSuchJobError:
             found = None
         if found is None or found.name != name:
@@ -99,6 +100,7 @@ class Inference:
         if self._graphs.get(job_id) is not job:
             plan = self._jobs.plan(job_id)
             assert plan is not None
+            self._forget()
             self._models[job_id] = read_model(job_id, job, plan)
             self._graphs[job_id] = job
         return self._models[job_id]
@@ -108,15 +110,21 @@ class Inference:
         for view in self._jobs.all():
             plan = self._jobs.plan(view.id)
             if plan is not None and plan.graph.model is not None and plan.graph.model.name == name:
+                self._names[name] = view.id
                 return self._of_job(view.id)
+        self._names.pop(name, None)
         return None
+
+    def is_ready(self, name: str, version: str = "") -> bool:
+        """Whether it takes requests."""
+        try:
+            return not self.model(name, version).job.troubles()
+        except (NoSuchModelError, NoSuchJobError, ModelStateError, JobStateError):
+            return False
 
     def all(self) -> Iterator[Listed]:
         """Every job that is a model, or says so."""
-        views = self._jobs.all()
-        for gone in self._graphs.keys() - {view.id for view in views}:
-            del self._graphs[gone], self._models[gone]
-        for view in views:
+        for view in self._jobs.all():
             listed = self._list(view)
             if listed is not None:
                 yield listed
@@ -138,6 +146,15 @@ class Inference:
             reason = str(error)
         name, version = (declared.name, declared.version) if declared is not None else ("", "1")
         return Listed(name or view.id, version, view.id, reason.split("\n")[0])
+
+    def _forget(self) -> None:
+        """Lets go of jobs that are there no longer."""
+        for gone in self._graphs.keys() - {view.id for view in self._jobs.all()}:
+            model = self._models.pop(gone)
+            del self._graphs[gone]
+            if model is not None:
+                self._counts.pop((model.name, model.version), None)
+                self._names.pop(model.name, None)
 
     def counts(self, model: Model) -> Counts:
         """What it has done since the start of the server."""

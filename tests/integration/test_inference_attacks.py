@@ -28,6 +28,7 @@ from modelboxd.api.tokens import new_token, write_token
 from tests.integration.models import write_linear
 from tests.integration.server import LIMIT_S, TOP, Server, with_api
 from tests.integration.test_inference import linear
+from tests.unit.http.test_listener import certificate
 
 CONFIG = '[server]\nport = 0\nmax_body = "1MB"\n[inference]\ngrpc = true\ngrpc_port = 0\n[tasks]\nmax_json = "256KB"\n'
 PATH = "/v2/models/linear/infer"
@@ -339,3 +340,45 @@ def test_a_port_that_is_taken(server: Server, tmp_path: Path) -> None:
     assert done.returncode != 0
     assert f"gRPC: cannot listen on 127.0.0.1:{port}" in done.stderr
     assert f"{tmp_path}/modelbox.conf:" in done.stderr
+
+
+def test_certificates_of_clients(tmp_path: Path) -> None:
+    """With server.client_ca both doors speak TLS and want a certificate."""
+    cert, key = certificate(tmp_path, "server")
+    client_cert, client_key = certificate(tmp_path, "client")
+    config = CONFIG.replace(
+        "[server]",
+        f'[server]\ncert = "{cert}"\nkey = "{key}"\nclient_ca = "{client_cert}"\nclient_role = "read"',
+    )
+    server = Server(write_linear(tmp_path), config=config, folder=tmp_path).ready()
+    line = server.wait_for("gRPC listens on")
+    assert line.endswith(" (TLS)")
+    address = "127.0.0.1:" + line.removesuffix(" (TLS)").rpartition(":")[2]
+    try:
+        good = {"root_certificates": cert, "private_key": client_key, "certificate_chain": client_cert}
+        with triton_grpc.InferenceServerClient(address, ssl=True, **good) as client:
+            assert client.is_model_ready("linear")
+            inputs, _ = linear(triton_grpc, 1)
+            with pytest.raises(InferenceServerException, match="needs the role operate; yours is read"):
+                client.infer("linear", inputs)
+        for wrong in ({"root_certificates": cert}, None):
+            with (
+                triton_grpc.InferenceServerClient(address, ssl=wrong is not None, **(wrong or {})) as client,
+                pytest.raises(InferenceServerException, match="UNAVAILABLE"),
+            ):
+                client.get_server_metadata(client_timeout=LIMIT_S)
+    finally:
+        assert server.stop() == 0
+
+
+def test_rates_hold_for_both(tmp_path: Path) -> None:
+    config = CONFIG.replace("[server]", "[server]\nmax_rate = 5")
+    server = Server(write_linear(tmp_path), config=config, folder=tmp_path).ready()
+    try:
+        with triton_grpc.InferenceServerClient(grpc_address(server)) as client:
+            with pytest.raises(InferenceServerException, match=r"RESOURCE_EXHAUSTED.*too many requests"):
+                for _ in range(500):
+                    client.is_server_live()
+            assert server.ask("GET", "/v2")[0] == 429
+    finally:
+        assert server.stop() == 0
