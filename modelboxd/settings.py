@@ -240,8 +240,8 @@ class AclSettings:
 class ControlSettings:
     """The control socket of modelbox-tool."""
 
-    enable: bool = option(False, "switch")
-    listen: str = option(lambda: f"{paths.runtime_dir()}/modelbox.sock", "its path")
+    enable: bool = option(True, "switch")
+    listen: str = option(lambda: f"{paths.runtime_dir()}/modelbox.sock", "its path; only its owner and root may use it")
 
 
 @dataclass(frozen=True, slots=True)
