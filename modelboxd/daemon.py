@@ -33,6 +33,7 @@ from modelboxd.jobs.model import State
 from modelboxd.jobs.runtime import CLOSE_S, Runtime, plan_graph
 from modelboxd.jobs.sources import Sources
 from modelboxd.jobs.store import JobStore
+from modelboxd.plugins.host import Plugins
 from modelboxd.settings import Settings
 from modelboxd.workers.inside import Waker
 
@@ -70,12 +71,16 @@ class Daemon:
         self.api: Api | None = None
         self._watchdog = watchdog.Watchdog(self.runtime.io, self.runtime.executor, period=watchdog.period_s())
         self.control: ControlServer | None = None
+        self.plugins: Plugins | None = None
         self.jobs = JobManager(self.runtime, Sources(self.settings, self.graphs), self._store())
         try:
             commands = self._start_control()
             self._start_api()
             if self.api is not None:
                 commands.stats = self.api.stats
+                self.plugins = Plugins(self.settings, self.api)
+            elif self.settings.plugin.files:
+                log.warning("plugins are left out: they need the API (server.api, server.port)")
             # Threads that compute give the interpreter up by themselves; the I/O thread should not wait 5 ms for one
             # that does not. What was made so far stays: the garbage collector need not look at it again.
             sys.setswitchinterval(0.001)
@@ -210,7 +215,11 @@ class Daemon:
 
         def start() -> None:
             try:
+                if self.plugins is not None:
+                    self.plugins.load()
                 self.skipped = self.jobs.start_all(skip_bad=self._skip_bad)
+                if self.plugins is not None:
+                    self.plugins.start()
             except Exception as error:
                 failure.append(error)
             finally:
@@ -270,6 +279,8 @@ class Daemon:
         self.runtime.inside.serve(over)
 
     def _stop_parts(self) -> None:
+        if self.plugins is not None:
+            self.plugins.stop()
         self._stop_jobs()
         if self.api is not None:
             self.api.stop()
