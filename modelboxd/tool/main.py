@@ -20,13 +20,12 @@ from modelboxd import logs, paths
 from modelboxd.drivers.registry import Registry
 from modelboxd.graph.loader import load_graph
 from modelboxd.settings import LEVELS, LogSettings
-from modelboxd.tool import server, token
+from modelboxd.tool import server, template, token
 from modelboxd.tool.flow import run_flow
 from modelboxd.tool.screen import fail, table
 
 LATER = {
     "key": "encrypted passwords and models",
-    "template": "projects and units from templates",
     "develop": "the graph editor's own server",
 }
 NOT_YET = "not supported by this version"
@@ -115,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     flow.set_defaults(run_command=run_flow)
     server.add_parser(commands)
     token.add_parser(commands)
+    template.add_parser(commands)
     for name, what in LATER.items():
         later = commands.add_parser(name, help=f"{what} (not supported yet)", add_help=False)
         later.set_defaults(run_command=lambda options: fail(f"{options.command}: {LATER[options.command]}: {NOT_YET}"))

@@ -20,7 +20,7 @@ import pytest
 
 from modelboxd import cli
 from modelboxd.tool import main as tool_module
-from tests.integration.server import LIMIT_S, TOP, http_graph, with_api
+from tests.integration.server import LIMIT_S, TOP, Server, http_graph, with_api
 from tests.integration.test_bad_start import modelbox
 from tests.integration.test_http import ECHO
 from tests.integration.workers import write_unit
@@ -353,7 +353,7 @@ def test_help_and_version_of_the_tool(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_what_belongs_to_later_versions_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (
-        ["key", "-pass", "-n"], ["template", "-flowunit", "-name", "x"], ["develop", "-s"],
+        ["key", "-pass", "-n"], ["template", "-flowunit", "-name", "x"], ["template", "-project", "-name", "x"], ["develop", "-s"],
     ):  # fmt: skip
         code, out, errors = tool(capsys, *arguments)
         assert (code, out) == (1, "")
@@ -363,6 +363,21 @@ def test_what_belongs_to_later_versions_says_so(capsys: pytest.CaptureFixture[st
         tool(capsys, "driver", "-info", "-type", "model")[2]
         == "modelbox-tool: driver: -type model is not known (flowunit)\n"
     )
+
+
+def test_a_template_of_a_plugin_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = folder / "src/service-plugin/my-shop/my_shop.py"
+    words = ["template", "-service-plugin", "-name", "my-shop", "-project-path", str(folder)]
+    code, out, _ = tool(capsys, *words)
+    assert (code, out.splitlines()[0]) == (0, f"{made}")
+    assert tool(capsys, *words)[::2] == (2, f"modelbox-tool: template: {made} is there already\n")
+    assert tool(capsys, "template", "-service-plugin", "-name", "A B")[0] == 1
+    assert tool(capsys, "template", "-service-plugin")[0] == 1
+    server = Server(folder=folder, config=f'[plugin]\nfiles = ["{made}"]\n').ready()
+    try:
+        assert server.ask("GET", "/my-shop/hello/Ada", None)[:2] == (200, {"text": "hello, Ada"})
+    finally:
+        assert server.stop() == 0
 
 
 def test_a_server_that_does_not_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.integration.server import Server
+from tests.integration.server import LIMIT_S, TOP, Server
 from tests.integration.test_control_socket import GRAPH, WAIT
 from tests.integration.workers import write_unit
 
@@ -265,3 +267,13 @@ def test_roles_and_limits_hold_for_plugins(tmp_path: Path) -> None:
 
 def serve_plain(folder: Path) -> Server:
     return Server(folder=folder, config='[plugin]\nfiles = "fine.py"\n')
+
+
+def test_the_example_adapts_an_outside_service() -> None:
+    done = subprocess.run(
+        [sys.executable, str(TOP / "examples/json_service/demo.py")], capture_output=True, text=True, timeout=LIMIT_S
+    )
+    assert done.returncode == 0, done.stderr
+    first, second, third = map(json.loads, done.stdout.splitlines())
+    assert (first, second) == ({"id": 1, "items": 2, "cents": 599}, {"id": 2, "items": 0, "cents": 0})
+    assert third["id"] == 3 and "TypeError" in third["error"]
