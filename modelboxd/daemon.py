@@ -15,20 +15,25 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from modelbox._core import lib
-from modelbox.errors import ConfigError, ModelBoxError
+from modelbox.errors import ConfigError, InternalError, ModelBoxError
 from modelbox.version import VERSION
 from modelboxd import logs, paths, systemd, watchdog
 from modelboxd.api.app import Api
+from modelboxd.control.commands import Commands
+from modelboxd.control.place import Place
+from modelboxd.control.server import ControlServer
 from modelboxd.dump import dump
 from modelboxd.graph.model import Plan
-from modelboxd.jobs.manager import JobManager
+from modelboxd.jobs.manager import JobManager, Reloaded
 from modelboxd.jobs.model import State
 from modelboxd.jobs.runtime import CLOSE_S, Runtime, plan_graph
 from modelboxd.jobs.sources import Sources
 from modelboxd.jobs.store import JobStore
+from modelboxd.plugins.host import Plugins
 from modelboxd.settings import Settings
 from modelboxd.workers.inside import Waker
 
@@ -52,7 +57,7 @@ class Daemon:
         self._started = threading.Event()
         self._wake = Waker()  # a signal, or the end of the start
         self._reload = False
-        self._signal = 0
+        self._reason = ""  # of the stop
 
     def run(self) -> int:
         """Serves until SIGTERM or SIGINT. Returns the exit code; raises ModelBoxError when it cannot start."""
@@ -65,9 +70,17 @@ class Daemon:
         self.runtime = Runtime(self.settings)
         self.api: Api | None = None
         self._watchdog = watchdog.Watchdog(self.runtime.io, self.runtime.executor, period=watchdog.period_s())
+        self.control: ControlServer | None = None
+        self.plugins: Plugins | None = None
         self.jobs = JobManager(self.runtime, Sources(self.settings, self.graphs), self._store())
         try:
+            commands = self._start_control()
             self._start_api()
+            if self.api is not None:
+                commands.stats = self.api.stats
+                self.plugins = Plugins(self.settings, self.api)
+            elif self.settings.plugin.files:
+                log.warning("plugins are left out: they need the API (server.api, server.port)")
             # Threads that compute give the interpreter up by themselves; the I/O thread should not wait 5 ms for one
             # that does not. What was made so far stays: the garbage collector need not look at it again.
             sys.setswitchinterval(0.001)
@@ -90,8 +103,8 @@ class Daemon:
             systemd.notify("READY=1", f"STATUS={self._status()}")
             self._watchdog.start()
             self._serve()
-            log.info("stopping by %s", signal.Signals(self._signal).name)
-            systemd.notify("STOPPING=1", f"STATUS=Stopping by {signal.Signals(self._signal).name}: draining")
+            log.info("stopping by %s", self._reason)
+            systemd.notify("STOPPING=1", f"STATUS=Stopping by {self._reason}: draining")
         finally:
             self._watchdog.stop()
             self._stop_parts()
@@ -107,21 +120,30 @@ class Daemon:
                 threading.Thread(target=self._reload_now, name="mb-reload", daemon=True).start()
 
     def _reload_now(self) -> None:
+        with suppress(ModelBoxError):  # it was told
+            self.reload()
+
+    def reload(self) -> Reloaded:
+        """Opens log files anew, and reads the graph files again. Raises ModelBoxError when they cannot be read."""
         systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", "STATUS=Reloading")
         logs.reopen()
         trouble = ""
         try:
             done = self.jobs.reload()
             trouble = "; ".join(f"{name}: {reason}" for name, reason in done.failed.items())
+            return done
         except ModelBoxError as error:
             log.error("graph files could not be read again: %s", error)
             trouble = str(error)
+            raise
         except Exception as error:
             log.exception("internal error while graph files were read again")
             trouble = f"internal error: {error}"
-        # What could not be reloaded goes on as it was, so the service is as ready as before.
-        status = f"Reload failed, the rest goes on: {trouble}. {self._status()}" if trouble else self._status()
-        systemd.notify("READY=1", f"STATUS={logs.one_line(status)[:STATUS_LIMIT]}")
+            raise InternalError(trouble) from error
+        finally:
+            # What could not be reloaded goes on as it was, so the service is as ready as before.
+            status = f"Reload failed, the rest goes on: {trouble}. {self._status()}" if trouble else self._status()
+            systemd.notify("READY=1", f"STATUS={logs.one_line(status)[:STATUS_LIMIT]}")
 
     def _status(self) -> str:
         """The line that `systemctl status` shows: what runs, what does not, and why."""
@@ -154,6 +176,24 @@ class Daemon:
             log.warning("jobs made over the API will not be kept: %s", error)
             return None
 
+    def _start_control(self) -> Commands:
+        """Raises ConfigError."""
+        commands = Commands(self.runtime, self.jobs, reload=self.reload, stop=self.stop)
+        settings = self.settings.control
+        if not settings.enable:
+            return commands
+        try:
+            server = ControlServer(Place(Path(settings.listen)), commands.table())
+        except ConfigError as error:
+            where = self.settings.origins.get("control.listen") or self.settings.origins.get("control.enable")
+            if where is not None:
+                raise ConfigError(error.message, where=where, hint=error.hint) from None
+            log.warning("modelbox-tool server cannot reach this server: %s", error)
+            return commands
+        server.start()
+        self.control = server
+        return commands
+
     def _start_api(self) -> None:
         if not self.settings.server.api:
             return
@@ -175,7 +215,11 @@ class Daemon:
 
         def start() -> None:
             try:
+                if self.plugins is not None:
+                    self.plugins.load()
                 self.skipped = self.jobs.start_all(skip_bad=self._skip_bad)
+                if self.plugins is not None:
+                    self.plugins.start()
             except Exception as error:
                 failure.append(error)
             finally:
@@ -187,7 +231,7 @@ class Daemon:
         while not (self._started.is_set() or self._stop.is_set()):
             self._wait()
         if not self._started.is_set():
-            log.info("stopping by %s before the start was over", signal.Signals(self._signal).name)
+            log.info("stopping by %s before the start was over", self._reason)
             self.jobs.begin_stop()
             self.runtime.give_up_opening()
             starter.join(CLOSE_S)
@@ -197,10 +241,14 @@ class Daemon:
             raise failure[0]
         return not self._stop.is_set()
 
-    def _on_signal(self, number: int, _: object) -> None:
-        self._signal = number
+    def stop(self, reason: str) -> None:
+        """Drains and ends, like SIGTERM. [any thread]"""
+        self._reason = self._reason or reason
         self._stop.set()
         self._wake.set()
+
+    def _on_signal(self, number: int, _: object) -> None:
+        self.stop(signal.Signals(number).name)
 
     def _on_reload(self, number: int, _: object) -> None:
         self._reload = True
@@ -231,10 +279,14 @@ class Daemon:
         self.runtime.inside.serve(over)
 
     def _stop_parts(self) -> None:
+        if self.plugins is not None:
+            self.plugins.stop()
         self._stop_jobs()
         if self.api is not None:
             self.api.stop()
         self.runtime.close()
+        if self.control is not None:
+            self.control.stop()
         log.info("stopped")
 
 

@@ -297,12 +297,25 @@ def _handlers() -> list[logging.Handler]:
     return logging.getLogger().handlers
 
 
+def set_level(name: str) -> None:
+    """The least level that is logged from now on, one of settings.LEVELS; native code and units heed it too."""
+    from modelbox._core import lib
+
+    logging.getLogger().setLevel(_LEVELS[name])
+    lib.mb_log_set_level(next((n for n, level in enumerate(_FROM_CORE) if level >= _LEVELS[name]), 5))
+
+
+def level() -> str:
+    """The level of now, as set_level() takes it."""
+    current = logging.getLogger().level
+    return next((name for name, number in _LEVELS.items() if number >= current), "OFF")
+
+
 def set_up(settings: LogSettings, *, verbose: bool = False, background: bool = False) -> None:
     """Installs the handlers; `verbose` logs to the screen whatever the settings say, `background` never.
 
     Raises ConfigError.
     """
-    from modelbox._core import lib
     from modelbox._core.memory import set_log_sink
 
     logging.addLevelName(NOTICE, "NOTICE")
@@ -327,10 +340,9 @@ def set_up(settings: LogSettings, *, verbose: bool = False, background: bool = F
         old.close()
     for handler in handlers:
         root.addHandler(handler)
-    root.setLevel(_LEVELS[settings.level])
+    set_level(settings.level)
     logging.getLogger("aiohttp").setLevel(logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    lib.mb_log_set_level(next((n for n, level in enumerate(_FROM_CORE) if level >= _LEVELS[settings.level]), 5))
     core = logging.getLogger("modelbox.native")
     set_log_sink(lambda level, text: core.log(_FROM_CORE[min(max(level, 0), 4)], "%s", text))
 

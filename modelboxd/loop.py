@@ -33,11 +33,13 @@ class IoThread:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Stops the loop and joins its thread; pending callbacks of this moment still run."""
+    def stop(self, timeout: float | None = None) -> bool:
+        """Stops the loop and joins its thread; pending callbacks of this moment still run. False when the thread did
+        not end within `timeout` seconds."""
         if self._thread.is_alive():
             self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join()
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def is_current(self) -> bool:
         """True on the loop's own thread."""

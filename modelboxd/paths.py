@@ -43,8 +43,14 @@ def logs_dir() -> str:
 
 
 def runtime_dir() -> str:
-    """The folder of the control socket: the one that a service manager made, else the standard one."""
-    return _given("RUNTIME_DIRECTORY") or standard("run/modelbox")
+    """The folder of the control socket: the one that a service manager made, else the standard one, or for an ordinary
+    user one of their own where the system has such."""
+    given = _given("RUNTIME_DIRECTORY")
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    common = standard("run/modelbox")
+    if given or not own or os.environ.get("MODELBOX_ROOT") or os.geteuid() == 0 or os.access(common, os.W_OK):
+        return given or common
+    return f"{own}/modelbox"
 
 
 def _given(name: str) -> str:

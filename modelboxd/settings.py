@@ -240,15 +240,16 @@ class AclSettings:
 class ControlSettings:
     """The control socket of modelbox-tool."""
 
-    enable: bool = option(False, "switch")
-    listen: str = option(lambda: f"{paths.runtime_dir()}/modelbox.sock", "its path")
+    enable: bool = option(True, "switch")
+    listen: str = option(lambda: f"{paths.runtime_dir()}/modelbox.sock", "its path; only its owner and root may use it")
 
 
 @dataclass(frozen=True, slots=True)
 class PluginSettings:
-    """Service plugins."""
+    """Service plugins. Each has a section [plugin.NAME] for itself."""
 
-    files: tuple[str, ...] = option((), "plugin files")
+    files: tuple[str, ...] = option((), "Python files (relative to this file) or modules with a plugin")
+    entry_points: bool = option(True, "load those of installed packages (group modelbox.plugins) too")
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +288,7 @@ class Settings:
     plugin: PluginSettings = field(default_factory=PluginSettings)
     editor: EditorSettings = field(default_factory=EditorSettings)
     include: IncludeSettings = field(default_factory=IncludeSettings)
+    plugin_options: dict[str, dict[str, Any]] = field(default_factory=dict, hash=False)  # [plugin.NAME]
     file: str = ""
     origins: dict[str, Where] = field(default_factory=dict, hash=False)
 
@@ -294,7 +296,7 @@ class Settings:
 SECTIONS: dict[str, type[Any]] = {
     item.name: item.default_factory  # type: ignore[misc]
     for item in dataclasses.fields(Settings)
-    if item.name not in ("file", "origins")
+    if item.name not in ("plugin_options", "file", "origins")
 }
 
 
@@ -314,13 +316,14 @@ def load(path: Path) -> Settings:
     loader = _Loader()
     loader.read(path)
     sections = {name: kind(**loader.values.get(name, {})) for name, kind in SECTIONS.items()}
-    return Settings(**sections, file=str(path), origins=loader.origins)
+    return Settings(**sections, plugin_options=loader.plugin_options, file=str(path), origins=loader.origins)
 
 
 class _Loader:
     def __init__(self) -> None:
         self.values: dict[str, dict[str, Any]] = {}
         self.origins: dict[str, Where] = {}
+        self.plugin_options: dict[str, dict[str, Any]] = {}
 
     def read(self, path: Path, depth: int = 0) -> None:
         if depth > 8:
@@ -371,10 +374,15 @@ class _Loader:
             if item is None:
                 if name == "editor" and key == "test":
                     continue
+                if name == "plugin" and isinstance(value, dict):
+                    self.plugin_options.setdefault(key, {}).update(_expanded(value, where))
+                    self.origins[f"plugin.{key}"] = where
+                    continue
                 raise ConfigError(f"{name}.{key} is not known", where=where, hint=_near(key, fields))
             made = convert(item, value, f"{name}.{key}", where)
             section = self.values.setdefault(name, {})
             if (name, key) == ("plugin", "files"):
+                made = tuple(str(path.parent / file) if file.endswith(".py") else file for file in made)
                 made = tuple(dict.fromkeys((*section.get("files", ()), *made)))
             section[item.name] = made
             self.origins[f"{name}.{key}"] = where
@@ -451,6 +459,15 @@ def expand(text: str, where: Where) -> str:
     return _VARIABLE.sub(value, text)
 
 
+def _expanded(value: Any, where: Where) -> Any:
+    """A value of [plugin.NAME] with the variables in its texts replaced. Raises ConfigError."""
+    if isinstance(value, dict):
+        return {key: _expanded(item, where) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expanded(item, where) for item in value]
+    return expand(value, where) if isinstance(value, str) else value
+
+
 T = TypeVar("T")
 
 
@@ -471,6 +488,8 @@ def effective(settings: Settings) -> str:
             word = next((word for word, number in item.metadata["names"].items() if number == value), None)
             lines.append(f"{file_key(item)} = {_toml(value if word is None else word, item.metadata['unit'])}{origin}")
         lines.append("")
+    for name in settings.plugin_options:
+        lines += [f"[plugin.{json.dumps(name)}]  # {settings.origins[f'plugin.{name}']}; its values are not shown", ""]
     return "\n".join(lines)
 
 

@@ -21,9 +21,14 @@ def dashes(name: str, parser: argparse.ArgumentParser) -> str:
 
 
 def options(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    for action in parser._actions:
-        if action.option_strings and action.help != argparse.SUPPRESS:
-            yield action
+    """Its own, and those of commands below a command (`server log`), each name once."""
+    seen: set[str] = set()
+    below = subcommands(parser).values() if " " in parser.prog else ()
+    for one in (parser, *below):
+        for action in one._actions:
+            if action.option_strings and action.help != argparse.SUPPRESS and not seen & {*action.option_strings}:
+                seen.update(action.option_strings)
+                yield action
 
 
 def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -147,7 +152,8 @@ def zsh(name: str, parser: argparse.ArgumentParser) -> str:
     ]
     lines += ["[[ $state == rest ]] || return", "case $line[1] in"]
     for command, made in known.items():
-        lines += [f"{command})", zsh_call(made, "    '*: :'"), "  ;;"]
+        words = " ".join(subcommands(made))
+        lines += [f"{command})", zsh_call(made, f"    '*: :({words})'" if words else "    '*: :'"), "  ;;"]
     return "\n".join([*lines, "esac", ""])
 
 

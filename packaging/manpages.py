@@ -69,11 +69,12 @@ def subparsers(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str, argp
                 yield name, helps.get(name, ""), made
 
 
-def commands(parser: argparse.ArgumentParser) -> Iterator[str]:
+def commands(parser: argparse.ArgumentParser, above: str = "") -> Iterator[str]:
     for name, help_text, made in subparsers(parser):
-        yield f".SS {escape(name)}"
+        yield f".SS {escape(above + name)}"
         yield escape(sentence(help_text))
         yield from options(made, single_dash=True)
+        yield from commands(made, f"{above}{name} ")
 
 
 def keys() -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from modelbox.errors import ConfigError, ModelBoxError
-from modelboxd.api import health, inference, jobs, modelbox_v1, openapi, stats, tasks
+from modelboxd.api import health, inference, jobs, modelbox_v1, openapi, plugins, stats, tasks
 from modelboxd.api.access import Access, check_role
 from modelboxd.api.grpc_server import GrpcServer
 from modelboxd.api.inflate import ENCODINGS, inflate
@@ -34,7 +34,7 @@ from modelboxd.tasks.manager import TaskManager
 
 log = logging.getLogger(__name__)
 
-SUBJECTS = (jobs, tasks, inference, modelbox_v1, stats, health, openapi)  # each has routes(api) and SCHEMAS
+SUBJECTS = (jobs, tasks, inference, modelbox_v1, stats, plugins, health, openapi)  # each has routes(api) and SCHEMAS
 WORKERS, WAITING_MAX = 8, 64  # threads for what blocks; calls that may wait for one of them
 T = TypeVar("T")
 
@@ -54,6 +54,7 @@ class Api:
         self.stats = Collector(runtime, jobs, self.tasks)
         self.router = Router()
         self.schemas = Schemas()
+        self.plugins: Callable[[], list[plugins.PluginView]] = list  # what there is of them
         self._threads = ThreadPoolExecutor(WORKERS, "mb-api")
         self._waiting = 0
         self._listening: Listening | None = None
@@ -192,6 +193,8 @@ class Api:
             given = request.rel_url.query
         except (ValueError, UnicodeError):
             raise Problem(400, "bad_request", "the query is not well-formed") from None
+        if route.plugin:
+            return {}  # it looks for itself
         known = {param.name: param for param in route.query}
         values: dict[str, Any] = {}
         wrong = []

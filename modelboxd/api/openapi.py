@@ -75,6 +75,8 @@ def _operation(route: Route, has_tokens: bool) -> dict[str, Any]:
     if has_tokens:
         made["security"] = [] if route.role is Role.NONE else [{"token": []}]
     made["x-role"] = route.role.name.lower()
+    if route.plugin:
+        made["x-plugin"] = route.plugin
     parameters = [_parameter(param, "path") for param in route.path_params]
     parameters += [_parameter(param, "query") for param in route.query]
     if parameters:

@@ -101,6 +101,8 @@ CODES: dict[str, str] = {
     "busy": "No room now; try again later.",
     "no_memory": "A limit on memory was reached.",
     "stopping": "The service is stopping.",
+    "plugin_failed": "A service plugin failed; the log tells more.",
+    "plugin_timed_out": "A service plugin did not answer in time.",
     "failed": "It could not be done.",
     "internal": "A bug of modelbox; the log tells more.",
 }

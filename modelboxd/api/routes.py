@@ -77,6 +77,7 @@ class Route:
     body: Body | None = None
     help: str = ""
     shape: Shape = problem_answer  # of errors
+    plugin: str = ""  # whose it is; "" = the server's own
 
 
 class Call:
@@ -135,6 +136,12 @@ class Router:
                 )
             methods[route.method] = route
             self.routes.append(route)
+
+    def remove(self, routes: Iterable[Route]) -> None:
+        """Those that were added."""
+        for route in routes:
+            self.routes.remove(route)
+            del self._methods(route)[route.method]
 
     def _methods(self, route: Route) -> dict[str, Route]:
         place = self._root

@@ -13,7 +13,7 @@ from modelboxd.api.routes import Answers, Call, Param, Route, answer
 from modelboxd.api.schema import Schema, list_of, number, record, ref, text
 from modelboxd.api.tokens import Role
 from modelboxd.server.answer import SECURITY_HEADERS, Answer, Headers
-from modelboxd.stats.collect import DeviceView, JobStats, StepView, TaskCounts, WorkersView
+from modelboxd.stats.collect import Collector, DeviceView, JobStats, StepView, TaskCounts, WorkersView
 from modelboxd.stats.processes import ProcessView
 from modelboxd.stats.prometheus import CONTENT_TYPE, metrics
 
@@ -263,6 +263,19 @@ def job_stats_json(stats: JobStats) -> dict[str, Any]:
     }
 
 
+def stats_json(collector: Collector, counts: TaskCounts) -> dict[str, Any]:
+    """A Stats of the document. Takes a while: not for the I/O thread."""
+    memory = collector.memory()
+    return {
+        "uptime_seconds": round(time.time() - collector.started, 3),
+        "processes": [process_json(view) for view in collector.processes()],
+        "devices": [device_json(view) for view in collector.devices()],
+        "memory": {item.name: getattr(memory, item.name) for item in fields(memory)},
+        "tasks": tasks_json(counts),
+        "jobs": [job_stats_json(stats) for stats in collector.jobs()],
+    }
+
+
 class _Handlers:
     """What asks the kernel or walks over all jobs runs on a thread."""
 
@@ -273,19 +286,7 @@ class _Handlers:
     async def everything(self, _: Call) -> web.StreamResponse:
         collector = self._collector
         counts = collector.tasks()
-
-        def read() -> dict[str, Any]:
-            memory = collector.memory()
-            return {
-                "uptime_seconds": round(time.time() - collector.started, 3),
-                "processes": [process_json(view) for view in collector.processes()],
-                "devices": [device_json(view) for view in collector.devices()],
-                "memory": {item.name: getattr(memory, item.name) for item in fields(memory)},
-                "tasks": tasks_json(counts),
-                "jobs": [job_stats_json(stats) for stats in collector.jobs()],
-            }
-
-        return answer(await self._api.run(read))
+        return answer(await self._api.run(stats_json, collector, counts))
 
     async def processes(self, _: Call) -> web.StreamResponse:
         views = await self._api.run(self._collector.processes)

@@ -28,14 +28,7 @@ class Inputs:
 
     def lists(self) -> list[tuple[str, CoreList]]:
         """What goes to each input node. Raises Problem, TaskInputError, OutOfMemoryError. [any thread]"""
-        nodes = list(self._job.inputs.steps)
-        if not nodes:
-            text = f"the graph of job '{self._job.name}' has no input node, so that it takes no tasks"
-            raise Problem(409, "no_inputs", text)
-        found = self._values(nodes)
-        self._check(nodes, found)
-        pool = self._job.pool
-        return [(node, to_core(pool, found.get(node, []))) for node in nodes]
+        return to_lists(self._job, self._values(input_nodes(self._job)))
 
     def _values(self, nodes: list[str]) -> dict[str, list[Value]]:
         port = self._query.get("port", "")
@@ -81,18 +74,35 @@ class Inputs:
             hint = "send large data as bytes or as parts of a multipart body"
             raise Problem(413, "too_large", f"{what} is larger than {self._max_json} bytes (tasks.max_json); {hint}")
 
-    def _check(self, nodes: list[str], found: dict[str, list[Value]]) -> None:
-        """Whether the job has these inputs, and they fit together. Raises TaskInputError."""
-        wrong = [
-            (name[:80], f"is no input node of job '{self._job.name}'; it has {', '.join(nodes)}")
-            for name in found
-            if name not in nodes
-        ]
-        if not wrong and self._job.inputs.match:
-            most = max((len(values) for values in found.values()), default=0)
-            for node in nodes:
-                count = len(found.get(node, ()))
-                if count != most or not most:
-                    wrong.append((node, f"needs {most or 1} values, as the others have; {count} came"))
-        if wrong:
-            raise TaskInputError(wrong[:20])
+
+def input_nodes(job: Job) -> list[str]:
+    """Raises Problem for a job that has none."""
+    nodes = list(job.inputs.steps)
+    if not nodes:
+        text = f"the graph of job '{job.name}' has no input node, so that it takes no tasks"
+        raise Problem(409, "no_inputs", text)
+    return nodes
+
+
+def to_lists(job: Job, found: dict[str, list[Value]]) -> list[tuple[str, CoreList]]:
+    """What goes to each input node. Raises Problem, TaskInputError, OutOfMemoryError. [any thread]"""
+    nodes = input_nodes(job)
+    _check(job, nodes, found)
+    return [(node, to_core(job.pool, found.get(node, []))) for node in nodes]
+
+
+def _check(job: Job, nodes: list[str], found: dict[str, list[Value]]) -> None:
+    """Whether the job has these inputs, and they fit together. Raises TaskInputError."""
+    wrong = [
+        (name[:80], f"is no input node of job '{job.name}'; it has {', '.join(nodes)}")
+        for name in found
+        if name not in nodes
+    ]
+    if not wrong and job.inputs.match:
+        most = max((len(values) for values in found.values()), default=0)
+        for node in nodes:
+            count = len(found.get(node, ()))
+            if count != most or not most:
+                wrong.append((node, f"needs {most or 1} values, as the others have; {count} came"))
+    if wrong:
+        raise TaskInputError(wrong[:20])

@@ -75,7 +75,9 @@ class JobManager:
         self._lock = threading.Lock()  # of what drains
         self._reloading = threading.Lock()
         self._drains: set[threading.Thread] = set()
+        self._bad_files: dict[Path, str] = {}  # why they cannot be used, since they were read the last time
         self.is_starting = True
+        self._is_drained = False  # by drain_all(), and nothing was started since
 
     @property
     def is_stopping(self) -> bool:
@@ -115,6 +117,7 @@ class JobManager:
                 if self.is_stopping:  # then it is the stop that failed it
                     return len(failures)
                 failures.append(error)
+                self._bad_files[path] = _reason(error)
                 with logs.about(job=path.stem):
                     for problem in problems_of(error):
                         place = "" if str(path) in str(problem) else f"{path}: "
@@ -224,6 +227,25 @@ class JobManager:
             self._stop(record)
         return record.view()
 
+    def drain_all(self) -> list[str]:
+        """Drains all jobs that run, side by side, and keeps them stopped until somebody starts them, or the service
+        anew: unlike with stop() that is not remembered. Returns their ids."""
+        names: list[str] = []
+
+        def drain(record: Record) -> None:
+            with record.busy:
+                if record.present_state() is State.RUNNING:
+                    self._stop(record)
+                    names.append(record.id)
+
+        threads = [threading.Thread(target=drain, args=(record,), name="mb-stop") for record in self._table.all()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self._is_drained = self._is_drained or bool(names)
+        return sorted(names)
+
     def delete(self, job_id: str) -> None:
         """Drains a job and forgets it. Raises NoSuchJobError; JobStateError for a job of a graph file."""
         record = self._table.find(job_id)
@@ -278,6 +300,8 @@ class JobManager:
             found.append(Trouble("jobs are being started"))
         if self.is_stopping:
             found.append(Trouble("the service is stopping"))
+        if self._is_drained:
+            found.append(Trouble("all jobs were drained on demand"))
         for number, seconds in self.runtime.executor.stalled(self.runtime.settings.engine.stall_timeout):
             found.append(Trouble(f"engine thread {number} made no progress for {seconds:.0f} s while work waits"))
         for record in self._table.all():
@@ -300,31 +324,38 @@ class JobManager:
         done = Reloaded()
         by_path = {record.path: record for record in self._table.all() if record.path is not None}
         for path in changes.removed:
+            self._bad_files.pop(path, None)
             record = by_path.get(path)
             if record is not None:
                 with record.busy:
                     self._remove(record)
                 done.removed.append(record.id)
         for path in changes.added:
-            self._try(done, path.stem, done.added, partial(self._add_file, path))
+            self._try(done, path, path.stem, done.added, partial(self._add_file, path))
         for path in changes.changed:
             record = by_path.get(path)
             if record is None:
-                self._try(done, path.stem, done.added, partial(self._add_file, path))
+                self._try(done, path, path.stem, done.added, partial(self._add_file, path))
             else:
-                self._try(done, record.id, done.replaced, partial(self._replace_file, record))
-        done.unchanged = [by_path[path].id for path in changes.unchanged if path in by_path]
+                self._try(done, path, record.id, done.replaced, partial(self._replace_file, record))
+        for path in changes.unchanged:
+            name = by_path[path].id if path in by_path else path.stem
+            if path in self._bad_files:  # still; somebody who asks should not think that all is well
+                done.failed[name] = self._bad_files[path]
+            elif path in by_path:
+                done.unchanged.append(name)
         names = ("added", "replaced", "removed", "unchanged", "failed")
         counts = ", ".join(f"{len(getattr(done, name))} {name}" for name in names)
         log.info("graph files were read again: %s", counts)
         return done
 
-    def _try(self, done: Reloaded, name: str, names: list[str], action: Callable[[], str]) -> None:
+    def _try(self, done: Reloaded, path: Path, name: str, names: list[str], action: Callable[[], str]) -> None:
         """`action` gives the id of the job, for `names`."""
         try:
             names.append(action())
+            self._bad_files.pop(path, None)
         except ModelBoxError as error:
-            done.failed[name] = _reason(error)
+            done.failed[name] = self._bad_files[path] = _reason(error)
             self._tell_failed(name, error)
 
     def _add_file(self, path: Path) -> str:
@@ -362,6 +393,7 @@ class JobManager:
 
     def _start(self, record: Record, spec: GraphSpec | None = None) -> None:
         """Raises ModelBoxError; the record is then FAILED."""
+        self._is_drained = False
         record.state, record.error = State.STARTING, ""
         try:
             record.running = self._run(record, spec or self._spec(record, record.text), None)

@@ -110,7 +110,8 @@ class Collector:
     """Reads everything; nothing is kept but what rates need. Methods may take milliseconds: not for the I/O thread,
     but for tasks()."""
 
-    def __init__(self, runtime: Runtime, jobs: JobManager, tasks: TaskManager) -> None:
+    def __init__(self, runtime: Runtime, jobs: JobManager, tasks: TaskManager | None) -> None:
+        """Without the API there are no `tasks`."""
         self._runtime = runtime
         self._jobs = jobs
         self._tasks = tasks
@@ -146,6 +147,8 @@ class Collector:
     def tasks(self) -> TaskCounts:
         """[I/O thread]"""
         tasks = self._tasks
+        if tasks is None:
+            return TaskCounts(0, 0, 0, {})
         there = {view.id for view in self._jobs.all()}
         for job, state in list(tasks.ended):
             if job not in there:

@@ -84,6 +84,7 @@ class TaskManager:
         self.ended: Counter[tuple[str, str]] = Counter()  # (job, state) of all tasks there were
         self.results = Results(settings.keep, settings.memory, runtime)
         self.webhooks = Webhooks(settings, runtime, view)
+        self.observers: list[Callable[[Task], None]] = []  # are told of each change of state; must not block
         self._closed = False
 
     # ---- asked for ------------------------------------------------------------------------------------------------
@@ -125,6 +126,7 @@ class TaskManager:
         self.results.add(task)
         self.waiting += 1
         heapq.heappush(line.waiting, (priority, task.number, task))
+        self._tell(task)
         if timeout_s:
             task.timer = self._runtime.io.loop.call_later(timeout_s, self._late, task)
         self._dispatch()
@@ -203,6 +205,7 @@ class TaskManager:
         task.state = TaskState.RUNNING
         task.started_at = time.monotonic()
         task.wake()
+        self._tell(task)
         self._send(task, job, session)
 
     def _ask_again(self, line: _Line) -> None:
@@ -229,6 +232,11 @@ class TaskManager:
         if task.input_bytes:
             self.results.release(task.input_bytes)
             task.input_bytes = 0
+
+    def _tell(self, task: Task) -> None:
+        if task.keep:
+            for observer in self.observers:
+                observer(task)
 
     # ---- callbacks of the session [any thread] ------------------------------------------------------------------
 
@@ -334,6 +342,7 @@ class TaskManager:
         else:
             self.results.forget(task)
         task.wake()
+        self._tell(task)
         if task.hook is not None:
             self.webhooks.send(task)
         if not line.running and line.head() is None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
-import errno
 import io
 import json
 import logging
 import os
 import re
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,16 +17,15 @@ from modelbox.errors import GraphError, ModelBoxError
 from modelbox.spec import UnitSpec
 from modelbox.version import VERSION
 from modelboxd import logs, paths
-from modelboxd import settings as settings_module
 from modelboxd.drivers.registry import Registry
 from modelboxd.graph.loader import load_graph
-from modelboxd.settings import LEVELS, LogSettings, Settings
-from modelboxd.tool import token
+from modelboxd.settings import LEVELS, LogSettings
+from modelboxd.tool import server, template, token
 from modelboxd.tool.flow import run_flow
+from modelboxd.tool.screen import fail, table
 
 LATER = {
     "key": "encrypted passwords and models",
-    "template": "projects and units from templates",
     "develop": "the graph editor's own server",
 }
 NOT_YET = "not supported by this version"
@@ -43,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     parser = _parser()
     options, rest = parser.parse_known_args(_double_dashes(arguments))
-    if rest and options.command not in LATER and not getattr(options, "control", None):
+    if rest and options.command not in LATER:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.v:
         print(f"modelbox-tool {VERSION}")
@@ -54,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _set_up_logs(options)
     except ModelBoxError as error:
-        return _fail(error)
+        return fail(error)
     if options.command is None:
         _parser().print_help()
         return 1
@@ -63,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except GraphError as error:
-        return _fail(*error.problems)
+        return fail(*error.problems)
     except ModelBoxError as error:
-        return _fail(error)
+        return fail(error)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # modelbox-tool ... | head
@@ -73,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         logging.getLogger(__name__).info("internal error", exc_info=True)
-        return _fail(f"internal error: {type(error).__name__}: {error}; please report this (-verbose shows more)")
+        return fail(f"internal error: {type(error).__name__}: {error}; please report this (-verbose shows more)")
 
 
 def _set_up_logs(options: argparse.Namespace) -> None:
@@ -84,12 +80,6 @@ def _set_up_logs(options: argparse.Namespace) -> None:
         logs.set_up(LogSettings(level=options.log_level), verbose=True)
     else:
         logging.basicConfig(level=logging.CRITICAL + 1, stream=sys.stderr)
-
-
-def _fail(*reasons: object) -> int:
-    for reason in reasons:
-        print(f"modelbox-tool: {reason}", file=sys.stderr)
-    return 1
 
 
 def _double_dashes(arguments: list[str]) -> list[str]:
@@ -122,19 +112,12 @@ def _parser() -> argparse.ArgumentParser:
     flow.add_argument("--path", default="", metavar="FILE", help="the graph to convert")
     flow.add_argument("--out-format", choices=("json", "toml"), default="json")
     flow.set_defaults(run_command=run_flow)
-    server = commands.add_parser("server", help="the server's configuration and port")
-    server.add_argument("--conf", default="", help="modelbox.conf")
-    server.add_argument("--get-conf-value", metavar="KEY", help="print one value, e.g. server.port")
-    server.add_argument("--check-port", metavar="HOST:PORT", help="exit 0 free, 2 in use, 3 not allowed")
-    server.add_argument("--conn", default="", metavar="SOCKET", help="the control socket (not supported yet)")
-    server.add_argument(
-        "control", nargs="*", help="a command for the server: log, slab, stat, stack (not supported yet)"
-    )
-    server.set_defaults(run_command=_server)
+    server.add_parser(commands)
     token.add_parser(commands)
+    template.add_parser(commands)
     for name, what in LATER.items():
         later = commands.add_parser(name, help=f"{what} (not supported yet)", add_help=False)
-        later.set_defaults(run_command=lambda options: _fail(f"{options.command}: {LATER[options.command]}: {NOT_YET}"))
+        later.set_defaults(run_command=lambda options: fail(f"{options.command}: {LATER[options.command]}: {NOT_YET}"))
     help_command = commands.add_parser("help", help="this text")
     help_command.add_argument("topic", nargs="?", choices=sorted(commands.choices), help="a command")
     help_command.set_defaults(
@@ -148,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _driver(options: argparse.Namespace) -> int:
     if options.type not in ("", "flowunit"):
-        return _fail(f"driver: -type {options.type} is not known (flowunit)")
+        return fail(f"driver: -type {options.type} is not known (flowunit)")
     places = [Path(place) for place in options.path.split(",") if place]
     if options.conf:
         places += [Path(place) for place in load_graph(Path(options.conf)).driver_dirs]
@@ -166,7 +149,7 @@ def _driver(options: argparse.Namespace) -> int:
         for unit in units:
             _print_details(unit)
     elif options.type == "flowunit":
-        _table(
+        table(
             ("FlowunitName", "DeviceType", "GroupType", "DriverName", "Version", "InputPort", "OutputPort"),
             [
                 (
@@ -182,9 +165,10 @@ def _driver(options: argparse.Namespace) -> int:
             ],
         )
     else:
-        _table(
+        table(
             ("Class", "Name", "Type", "Version", "Path"),
             [("DRIVER-FLOWUNIT", unit.name, unit.device, unit.version, unit.path) for unit in units],
+            least=(25, 30, 10, 10),
         )
     for problem in registry.problems:
         print(f"not usable: {problem}")
@@ -193,15 +177,6 @@ def _driver(options: argparse.Namespace) -> int:
 
 def _ports(ports: Sequence[object]) -> str:
     return ",".join(getattr(port, "name", "") for port in ports) or "-"
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Columns as wide as the original's at least; longer words make their column wider."""
-    least = (25, 30, 10, 10) if head[0] == "Class" else ()
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    widths = [max(width, least[column] if column < len(least) else 0) for column, width in enumerate(widths)]
-    for row in [head, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _as_json(unit: UnitSpec) -> dict[str, object]:
@@ -252,55 +227,6 @@ def _print_details(unit: UnitSpec) -> None:
         line(4, "type", option.type)
         if option.values:
             line(4, "list values", ", ".join(option.values))
-
-
-# ---- server -------------------------------------------------------------------------------------------
-
-
-def _server(options: argparse.Namespace) -> int:
-    if options.check_port is not None:
-        return _check_port(options.check_port)
-    if options.get_conf_value:
-        return _conf_value(options.conf, options.get_conf_value)
-    if options.control or options.conn:
-        what = " ".join(options.control) or "-conn"
-        return _fail(f"server: {what}: commands to a running server are {NOT_YET}; it has no control socket")
-    return _fail("server: say -get-conf-value KEY or -check-port HOST:PORT")
-
-
-def _conf_value(file: str, key: str) -> int:
-    path = Path(file) if file else paths.config_file()
-    loaded = settings_module.load(path) if file or path.exists() else Settings()
-    section_name, _, name = key.partition(".")
-    section = getattr(loaded, section_name, None)
-    item = (
-        next((f for f in dataclasses.fields(section) if settings_module.file_key(f) == name), None) if section else None
-    )
-    if item is None:
-        known = [
-            f"{name}.{settings_module.file_key(field)}"
-            for name, kind in settings_module.SECTIONS.items()
-            for field in dataclasses.fields(kind)
-        ]
-        near = difflib.get_close_matches(key, known, 1)
-        return _fail(f"{key} is not known" + (f" (did you mean '{near[0]}'?)" if near else ""))
-    value = getattr(section, item.name)
-    print(" ".join(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else value)
-    return 0
-
-
-def _check_port(text: str) -> int:
-    host, _, port = text.rpartition(":")
-    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-        return _fail(f"{text!r} is not of the form host:port")
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((host.strip("[]"), int(port)))
-        except OSError as error:
-            _fail(f"{text}: {error.strerror}")
-            return {errno.EADDRINUSE: 2, errno.EACCES: 3}.get(error.errno or 0, 1)
-    return 0
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import pytest
 
 from modelboxd import cli
 from modelboxd.tool import main as tool_module
-from tests.integration.server import LIMIT_S, TOP, http_graph, with_api
+from tests.integration.server import LIMIT_S, TOP, Server, http_graph, with_api
 from tests.integration.test_bad_start import modelbox
 from tests.integration.test_http import ECHO
 from tests.integration.workers import write_unit
@@ -111,8 +111,8 @@ def test_a_bug_is_one_line_and_its_traceback_only_on_demand(
     errors = capsys.readouterr().err
     assert errors.endswith("modelbox: internal error: RuntimeError: one\\ntwo; please report this\n")
     assert ("Traceback" in errors) == verbose
-    monkeypatch.setattr(tool_module, "_server", broken)
-    assert tool_module.main(["server"]) == 1
+    monkeypatch.setattr(tool_module, "_driver", broken)
+    assert tool_module.main(["driver"]) == 1
     errors = capsys.readouterr().err
     assert "internal error: RuntimeError" in errors
     assert "Traceback" not in errors
@@ -346,8 +346,7 @@ def test_help_and_version_of_the_tool(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_what_belongs_to_later_versions_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (
-        ["key", "-pass", "-n"], ["template", "-flowunit", "-name", "x"], ["develop", "-s"],
-        ["server", "-conn", "/run/x.sock", "stat", "-all"], ["server", "-conf", "/none", "log", "-getlevel"], ["server", "stack"],
+        ["key", "-pass", "-n"], ["template", "-flowunit", "-name", "x"], ["template", "-project", "-name", "x"], ["develop", "-s"],
     ):  # fmt: skip
         code, out, errors = tool(capsys, *arguments)
         assert (code, out) == (1, "")
@@ -357,6 +356,36 @@ def test_what_belongs_to_later_versions_says_so(capsys: pytest.CaptureFixture[st
         tool(capsys, "driver", "-info", "-type", "model")[2]
         == "modelbox-tool: driver: -type model is not known (flowunit)\n"
     )
+
+
+def test_a_template_of_a_plugin_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = folder / "src/service-plugin/my-shop/my_shop.py"
+    words = ["template", "-service-plugin", "-name", "my-shop", "-project-path", str(folder)]
+    code, out, _ = tool(capsys, *words)
+    assert (code, out.splitlines()[0]) == (0, f"{made}")
+    assert tool(capsys, *words)[::2] == (2, f"modelbox-tool: template: {made} is there already\n")
+    assert tool(capsys, "template", "-service-plugin", "-name", "A B")[0] == 1
+    assert tool(capsys, "template", "-service-plugin")[0] == 1
+    server = Server(folder=folder, config=f'[plugin]\nfiles = ["{made}"]\n').ready()
+    try:
+        assert server.ask("GET", "/my-shop/hello/Ada", None)[:2] == (200, {"text": "hello, Ada"})
+    finally:
+        assert server.stop() == 0
+
+
+def test_a_server_that_does_not_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    none = folder / "none.sock"
+    for command in (["stat", "-all"], ["log", "-getlevel"], ["stack"], ["drain"]):
+        code, out, errors = tool(capsys, "server", "-conn", str(none), *command)
+        assert (code, out) == (1, "")
+        assert errors.startswith(f"modelbox-tool: no server runs: there is no control socket {none} (")
+        assert len(errors.splitlines()) == 1
+    assert tool(capsys, "server", "-conf", "/none", "stack")[2].startswith("modelbox-tool: /none: cannot be read")
+    none.touch()
+    assert "no server runs: its control socket" in tool(capsys, "server", "-conn", str(none), "stack")[2]
+    code, _, errors = tool(capsys, "server", "log", "-setlevel", "WARNING")
+    assert (code, errors) == (1, "modelbox-tool: server log: there is no level 'WARNING' (did you mean WARN?)\n")
+    assert "say -getlevel or -setlevel" in tool(capsys, "server", "log")[2]
 
 
 def test_root_and_logs_of_the_tool(

@@ -72,6 +72,7 @@ def test_pages_name_every_option_key_and_command() -> None:
         assert f".SS {command}\n" in page
         for name in long_options(parser):
             assert re.search(rf"^(.*, )?{re.escape(name.replace('--', '-'))}\b", page, re.M), name
+    assert ".SS server log\n" in page and re.search("^-setlevel ", page, re.M)
     page = plain(manpages.page("modelbox.conf.5"))
     for section, kind in settings.SECTIONS.items():
         assert f".SS [{section}]\n" in page
@@ -109,6 +110,8 @@ def test_bash_offers_every_option(tmp_path: Path) -> None:
         assert {option.replace("--", "-") for option in long_options(parser)} <= offered, name
     assert set(long_options(debug.parser())) <= complete(tmp_path, "modelbox-python-debug", "-")
     assert {"driver", "flow", "server"} <= complete(tmp_path, "modelbox-tool", "")
+    assert {"log", "stack", "stat", "drain"} <= complete(tmp_path, "modelbox-tool", "server", "")
+    assert {"-getlevel", "-setlevel"} <= complete(tmp_path, "modelbox-tool", "server", "log", "-")
 
 
 def test_bash_offers_values(tmp_path: Path) -> None:

@@ -32,11 +32,13 @@ RANKS = {
     "modelboxd.stats": 8,
     "modelboxd.inference": 8,
     "modelboxd.api": 9,
-    "modelboxd.tool": 10,
-    "modelboxd.daemon": 10,
-    "modelboxd.cli": 11,
-    "modelboxd.debug": 11,
-    "modelboxd.__main__": 12,
+    "modelboxd.control": 10,
+    "modelboxd.plugins": 10,
+    "modelboxd.tool": 11,
+    "modelboxd.daemon": 11,
+    "modelboxd.cli": 12,
+    "modelboxd.debug": 12,
+    "modelboxd.__main__": 13,
 }
 
 

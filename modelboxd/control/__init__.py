@@ -1,0 +1,1 @@
+"""The control socket: what modelbox-tool server asks of a running server."""

@@ -1,0 +1,1 @@
+"""Service plugins: found, started, watched and stopped; modelbox/plugin.py is what they see."""
