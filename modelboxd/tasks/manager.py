@@ -326,7 +326,8 @@ class TaskManager:
         task.error = error.with_traceback(None) if error is not None else None  # its frames would keep buffers
         task.session = None
         if isinstance(error, InternalError):
-            log.error("task %s of job '%s': %s", task.id, task.job, error, extra={"job": task.job})
+            about = {"job": task.job, "task": task.id}
+            log.error("task %s of job '%s': %s", task.id, task.job, error, extra=about)
         if error is None:
             task.state = TaskState.SUCCEEDED
         else:

@@ -154,7 +154,7 @@ class Webhooks:
         hook.state = "failed"
         log.warning(
             "webhook of task %s to %s failed %d times: %s", task.id, host, hook.attempts, hook.error,
-            extra={"job": task.job},
+            extra={"job": task.job, "task": task.id},
         )  # fmt: skip
 
     async def _try(self, url: str, body: bytes, task_id: str) -> str:

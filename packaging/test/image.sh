@@ -28,19 +28,21 @@ in_namespaces() { # OPTION TREE COMMAND...
     mount -t proc proc "$tree/proc"
     mount --rbind /dev "$tree/dev"
     mkdir -p "$tree/run" && mount -t tmpfs -o mode=755 tmpfs "$tree/run"
-    exec chroot "$tree" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root XDG_CACHE_HOME=/run/cache LC_ALL=C.UTF-8 \
+    exec chroot "$tree" env -i ${http_proxy+"http_proxy=$http_proxy"} ${https_proxy+"https_proxy=$https_proxy"} PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root XDG_CACHE_HOME=/run/cache LC_ALL=C.UTF-8 \
       DEBIAN_FRONTEND=noninteractive "$@"
   ' in_tree "$tree" "$option" "$@"
 }
 
 # The smallest Debian, with lists of packages of the main archive and its updates.
 base_tree() {
-  local tree=$CACHE/$SUITE-base
+  local tree=$CACHE/$SUITE-base certificates
   if [ ! -e "$tree.done" ]; then
     command -v debootstrap >/dev/null || apt_install debootstrap
     mkdir -p "$CACHE"
     rm -rf "$tree"
-    debootstrap --variant=minbase "$SUITE" "$tree" "$MIRROR" >"$CACHE/debootstrap.log" 2>&1 \
+    case $(cat "$SOURCES" 2>/dev/null) in *https:*) certificates=--include=ca-certificates ;; *) certificates= ;; esac
+    # shellcheck disable=SC2086
+    debootstrap --variant=minbase $certificates "$SUITE" "$tree" "$MIRROR" >"$CACHE/debootstrap.log" 2>&1 \
       || die "debootstrap failed, see $CACHE/debootstrap.log"
     if [ -e "$SOURCES" ]; then
       rm -f "$tree/etc/apt/sources.list"
@@ -50,7 +52,7 @@ base_tree() {
     printf '#!/bin/sh\nexit 101\n' >"$tree/usr/sbin/policy-rc.d"
     chmod 755 "$tree/usr/sbin/policy-rc.d"
     printf 'APT::Keep-Downloaded-Packages "true";\nAcquire::Languages "none";\n' >"$tree/etc/apt/apt.conf.d/99test"
-    rm -f "$tree/etc/apt/apt.conf.d/docker-clean"
+    apt-config dump | grep '^Acquire::https\?::Proxy' >"$tree/etc/apt/apt.conf.d/98proxy" || true
     in_tree "$tree" apt-get update -qq
     touch "$tree.done"
   fi

@@ -40,6 +40,7 @@ ask() { # PORT/PATH TEXT ANSWER
 echo_answers() { ask 7770/echo hi hi; }
 main_pid() { systemctl show -p MainPID --value modelbox; }
 restarts() { systemctl show -p NRestarts --value modelbox; }
+status_page() { systemctl status --no-pager -l modelbox || true; } # its exit code tells the state
 status_says() { systemctl show -p StatusText --value modelbox | tee -a out/log.txt | grep -q -- "$1"; }
 log_says() { journalctl -u modelbox --no-pager -o cat | grep -q -- "$1"; }
 # Asks URL again and again until the shell ends; a status code a line goes to FILE. 000 = no connection, or one that was cut.

@@ -25,7 +25,7 @@ reload_bad() {
   [ "$(main_pid)" = "$pid" ]
   systemctl is-active modelbox
   echo_answers
-  systemctl status --no-pager modelbox | grep "modelbox.conf:[0-9]*"
+  status_page | grep "modelbox.conf:[0-9]*"
 }
 check "a bad reload is refused, the old state goes on, status says why" reload_bad
 reload_bad_graph() {
@@ -34,7 +34,7 @@ reload_bad_graph() {
   cp /etc/modelbox/graph.conf /tmp/good.graph
   sed -i 's/flowunit=httpserver_sync_reply/flowunit=no_such_unit/' /etc/modelbox/graph.conf
   not systemctl reload modelbox
-  systemctl status --no-pager modelbox | grep "no_such_unit"
+  status_page | grep "no_such_unit"
   kill -HUP "$pid" # and past the check of the unit file
   within 60 status_says "Reload failed, the rest goes on: .*no_such_unit"
   cp /tmp/good.graph /etc/modelbox/graph.conf

@@ -35,3 +35,44 @@ writes() {
   grep "^Seccomp:.2" "/proc/$pid/status"
 }
 check "it sees no home and writes nowhere else" writes
+jit() { # what operations.md says under 12
+  ask 7778/jit callback "called 42"
+  curl -sS -m 60 -d map http://127.0.0.1:7778/jit | tee /tmp/jit.txt
+  grep "PermissionError: \[Errno 1\] Operation not permitted" /tmp/jit.txt
+  mkdir -p /run/systemd/system/modelbox.service.d
+  cp /usr/share/doc/modelbox/examples/systemd/units-with-jit.conf /run/systemd/system/modelbox.service.d/
+  systemctl daemon-reload
+  systemctl restart modelbox
+  ask 7778/jit map mapped
+  rm -r /run/systemd/system/modelbox.service.d
+  systemctl daemon-reload
+  systemctl restart modelbox
+}
+check "memory that is writable and executable is refused to units, and allowed by units-with-jit.conf" jit
+drop_in() { # NAME COMMAND...
+  mkdir -p /run/systemd/system/modelbox.service.d
+  cp "/usr/share/doc/modelbox/examples/systemd/$1" /run/systemd/system/modelbox.service.d/
+  systemctl daemon-reload
+  systemctl restart modelbox
+  shift
+  "$@"
+  echo_answers
+}
+low_port() {
+  within 30 ask 80/low hi hi
+}
+drop_ins() {
+  sed 's|7770/echo|80/low|; s/"echo"/"low"/' /etc/modelbox/graph.conf >/etc/modelbox/graph/low.toml
+  drop_in low-ports.conf low_port
+  rm -r /run/systemd/system/modelbox.service.d /etc/modelbox/graph/low.toml
+  drop_in home.conf nsenter_sees_home
+  drop_in resources.conf sh -c 'test "$(systemctl show -p TasksMax --value modelbox)" = 512'
+  drop_in cpus.conf python_answers
+  drop_in loopback.conf python_answers
+  drop_in nvidia.conf python_answers
+  rm -r /run/systemd/system/modelbox.service.d
+  systemctl daemon-reload
+  systemctl restart modelbox
+}
+nsenter_sees_home() { nsenter -t "$(main_pid)" -m -- ls /home/ann; }
+check "the drop-ins of the documentation do what they say" drop_ins
