@@ -122,7 +122,7 @@ def _typed(given: Given, count: int) -> memoryview:
     if count > ELEMENTS_MAX:
         raise InferenceError(f"input '{given.name}': more than {ELEMENTS_MAX} elements; send them in binary form")
     try:
-        array = to_array(list(elements), NUMPY[given.datatype])
+        array = to_array(list(elements), NUMPY[given.datatype], infinite=given.infinite)
     except ValueError as error:
         raise InferenceError(f"input '{given.name}': the data of {given.datatype} {error}") from None
     return memoryview(array.tobytes())

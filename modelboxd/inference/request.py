@@ -24,6 +24,7 @@ class Given:
     shape: list[int]
     raw: bytes | memoryview | None = None
     elements: Sequence[Any] | None = None
+    infinite: bool = False  # infinity and NaN may be among the elements
 
 
 @dataclass(slots=True)

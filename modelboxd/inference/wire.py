@@ -143,7 +143,7 @@ def read_request(message: Any, raw: list[memoryview]) -> Request:
                 raise InferenceError(f"{what} has both contents and raw_input_contents")
             given.raw = raw[number]
         else:
-            given.elements = _contents(item, what)
+            given.elements, given.infinite = _contents(item, what), True
         request.inputs.append(given)
     for item in message.outputs:
         check_tensor_parameters(f"output '{item.name[:NAME_MAX]}'", _parameters(item.parameters))

@@ -31,8 +31,9 @@ def are_numbers(flat: list[Any]) -> bool:
     return _NUMBERS.issuperset(map(type, flat))
 
 
-def to_array(flat: list[Any], wanted: np.dtype[Any]) -> npt.NDArray[Any]:
-    """A flat list of JSON values in a type that holds them exactly (floats: as near as it can).
+def to_array(flat: list[Any], wanted: np.dtype[Any], *, infinite: bool = False) -> npt.NDArray[Any]:
+    """A flat list of numbers in a type that holds them exactly (floats: as near as it can). `infinite`: infinity and
+    NaN may be among them, which JSON does not have.
 
     Raises ValueError saying what does not fit.
     """
@@ -55,6 +56,6 @@ def to_array(flat: list[Any], wanted: np.dtype[Any]) -> npt.NDArray[Any]:
             made = np.array(flat, np.float64).astype(wanted)
     except OverflowError:  # a whole number beyond all floats
         raise ValueError("has a number that is too large") from None
-    if not np.isfinite(made).all():
+    if not infinite and not np.isfinite(made).all():
         raise ValueError("has a number that is too large")
     return made
