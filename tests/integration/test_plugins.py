@@ -71,7 +71,7 @@ class Good(Plugin):
 """
 
 
-def serve(folder: Path, *files: tuple[str, str], more: str = "", server: str = "init_timeout = 2\n") -> Server:
+def serve(folder: Path, *files: tuple[str, str], more: str = "", server: str = "init_timeout = 60\n") -> Server:
     write_unit(folder, "wait", WAIT)
     for name, text in files:
         (folder / name).write_text(HEAD + text)
@@ -251,7 +251,7 @@ def test_roles_and_limits_hold_for_plugins(tmp_path: Path) -> None:
         "lambda r: {'a': 1})",
         "lambda r: {'a': 1})\n        self.service.route('POST', '/fine/small', lambda r: r.body, max_body=10)",
     )
-    server = serve(tmp_path, ("fine.py", text), server=f'init_timeout = 5\ntokens = "{tokens}"\n').ready()
+    server = serve(tmp_path, ("fine.py", text), server=f'init_timeout = 60\ntokens = "{tokens}"\n').ready()
     try:
         assert server.ask("GET", "/fine/x")[0] == 401
         assert server.ask("GET", "/fine/x", headers={"Authorization": "Bearer wrong"})[0] == 401
