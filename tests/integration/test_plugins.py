@@ -71,7 +71,7 @@ class Good(Plugin):
 """
 
 
-def serve(folder: Path, *files: tuple[str, str], more: str = "", server: str = "init_timeout = 2\n") -> Server:
+def serve(folder: Path, *files: tuple[str, str], more: str = "", server: str = "init_timeout = 60\n") -> Server:
     write_unit(folder, "wait", WAIT)
     for name, text in files:
         (folder / name).write_text(HEAD + text)
@@ -176,6 +176,14 @@ BAD = {
 FINE = (
     "class P(Plugin):\n    def init(self, config):\n        self.service.route('GET', '/fine/x', lambda r: {'a': 1})\n"
 )
+BLOCKS = """import logging
+class P(Plugin):
+    def init(self, config):
+        self.service.after(0.01, self.block)
+    async def block(self):
+        logging.getLogger("plugin.blocks").warning("blocks from now on")
+        threading.Event().wait()
+"""
 SLOW_STOP = "class P(Plugin):\n    async def stop(self):\n        await asyncio.Event().wait()\n"
 
 
@@ -212,8 +220,9 @@ def test_two_plugins_with_one_route(tmp_path: Path) -> None:
 
 
 def test_a_plugin_that_does_not_stop(tmp_path: Path) -> None:
-    blocks = "class P(Plugin):\n    async def start(self):\n        asyncio.get_running_loop().call_soon(threading.Event().wait)\n"
-    server = serve(tmp_path, ("slow.py", SLOW_STOP), ("blocks.py", blocks)).ready()
+    server = serve(tmp_path, ("slow.py", SLOW_STOP), ("blocks.py", BLOCKS)).ready()
+    server.wait_for("blocks from now on")
+    assert server.ask("GET", "/v1/plugins")[0] == 200
     assert server.stop() == 0
     assert any("plugin 'slow': stop(): it did not return within 5 s" in line for line in server.lines)
     assert any("plugin 'blocks' blocks its event loop" in line for line in server.lines)
@@ -251,7 +260,7 @@ def test_roles_and_limits_hold_for_plugins(tmp_path: Path) -> None:
         "lambda r: {'a': 1})",
         "lambda r: {'a': 1})\n        self.service.route('POST', '/fine/small', lambda r: r.body, max_body=10)",
     )
-    server = serve(tmp_path, ("fine.py", text), server=f'init_timeout = 5\ntokens = "{tokens}"\n').ready()
+    server = serve(tmp_path, ("fine.py", text), server=f'init_timeout = 60\ntokens = "{tokens}"\n').ready()
     try:
         assert server.ask("GET", "/fine/x")[0] == 401
         assert server.ask("GET", "/fine/x", headers={"Authorization": "Bearer wrong"})[0] == 401
