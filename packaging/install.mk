@@ -33,7 +33,7 @@ ifneq ($(COMPILED),)
 else ifneq ($(MYPYC),)
 	PYTHONPATH=$(MYPYC) PYTHONHASHSEED=0 $(PYTHON) packaging/compile.py $(LIB)/modelboxd/_compiled
 endif
-	PYTHONPATH=$(LIB) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) packaging/manpages.py $(OUT)/man
+	PYTHONPATH=$(LIB) PYTHONDONTWRITEBYTECODE=1 MODELBOX_ROOT=/ $(PYTHON) packaging/manpages.py $(OUT)/man
 	PYTHONPATH=$(LIB) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) packaging/completion.py $(OUT)/completion
 
 # Links and modes as they are in the sources; bytecode is the business of the packages.
