@@ -138,9 +138,8 @@ def rpms(source: Path, wheel: Path | None, compiler: str, epoch: int) -> None:
         command += ["-D", f"{name} {value}"]
     if wheel is not None:
         command += ["-D", f"onnx_wheel {wheel.name}"]
-    compiled = (
-        OUT / f"deb/{source.name.removesuffix('.tar.gz')}/build/package/lib/modelboxd/_compiled"
-    )  # takes a minute
+    # Where the debs were built before, the modules are compiled already.
+    compiled = OUT / "deb" / source.name.removesuffix(".tar.gz") / "build/package/lib/modelboxd/_compiled"
     there = {"COMPILED": str(compiled)} if compiled.exists() else {"MYPYC": compiler}
     run(command, TOP, OUT / "rpm.log", SOURCE_DATE_EPOCH=str(epoch), **there)
     for path in sorted(top.glob("*RPMS/**/*.rpm")):

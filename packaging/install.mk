@@ -18,7 +18,7 @@ D := $(DESTDIR)
 VERSION := $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' modelbox/version.py)
 UNITS := $(patsubst flowunits/%/,%,$(filter-out flowunits/common/ flowunits/__pycache__/,$(wildcard flowunits/*/)))
 # Folder of the mypyc for PYTHON (mypyc.txt says which); empty: the hot modules are not compiled, and the server needs
-# about twice the CPU time per call.
+# more CPU time per call.
 MYPYC ?=
 # Or a folder where that was done already, from the same sources.
 COMPILED ?=
