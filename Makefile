@@ -115,7 +115,7 @@ package: $(STAMPS)/venv $(STAMPS)/package-apt ## source archive, debs, rpms and 
 test-package: package ## install the packages into root trees, run, query, remove; needs root, else says so
 	@packaging/test/chroot.sh
 
-test-boot: package ## boot a Debian image in qemu and do all that an administrator does (15 minutes); needs root
+test-boot: package ## boot a Debian image in qemu and do all that an administrator does (10 minutes); needs root
 	@packaging/test/boot.sh
 
 docs: setup ## docs/api.md from the declarations of the routes

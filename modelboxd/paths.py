@@ -38,8 +38,15 @@ def unit_dir() -> Path:
 
 
 def logs_dir() -> str:
-    """The folder of the log: the one that a service manager made, else the standard one."""
-    return _given("LOGS_DIRECTORY") or standard("var/log/modelbox")
+    """The folder of the log: the one that a service manager made, else /var/log/modelbox, or for an ordinary user a
+    directory of their own."""
+    given = _given("LOGS_DIRECTORY")
+    if given:
+        return given
+    system = standard("var/log/modelbox")
+    if os.environ.get("MODELBOX_ROOT") or os.geteuid() == 0 or os.access(system, os.W_OK):
+        return system
+    return str(_own("XDG_STATE_HOME", ".local/state") or system)
 
 
 def runtime_dir() -> str:

@@ -119,9 +119,12 @@ def wheel_of_ours(tree: Path, epoch: int) -> None:
 def rpms(source: Path, wheel: Path | None, compiler: str, epoch: int) -> None:
     top = OUT / "rpm"
     (top / "SOURCES").mkdir(parents=True)
-    for path in (source, wheel):
-        if path is not None:
-            shutil.copy2(path, top / "SOURCES")
+    spec = TOP / "packaging/rpm/modelbox.spec"
+    for path in (spec, source, wheel):
+        if path is not None:  # with modes and times of our own: the source rpm keeps them
+            copy = Path(shutil.copy(path, top / "SOURCES"))
+            copy.chmod(0o644)
+            os.utime(copy, (epoch, epoch))
     defines = {
         "_topdir": str(top),
         "_buildhost": "localhost",
@@ -130,14 +133,13 @@ def rpms(source: Path, wheel: Path | None, compiler: str, epoch: int) -> None:
         "_source_payload": "w9.gzdio",
         "_binary_payload": "w9.gzdio",
     }
-    command = ["rpmbuild", "-ba", "--nodeps", "packaging/rpm/modelbox.spec"]
+    command = ["rpmbuild", "-ba", "--nodeps", str(top / "SOURCES" / spec.name)]
     for name, value in defines.items():
         command += ["-D", f"{name} {value}"]
     if wheel is not None:
         command += ["-D", f"onnx_wheel {wheel.name}"]
-    compiled = (
-        OUT / f"deb/{source.name.removesuffix('.tar.gz')}/build/package/lib/modelboxd/_compiled"
-    )  # takes a minute
+    # Where the debs were built before, the modules are compiled already.
+    compiled = OUT / "deb" / source.name.removesuffix(".tar.gz") / "build/package/lib/modelboxd/_compiled"
     there = {"COMPILED": str(compiled)} if compiled.exists() else {"MYPYC": compiler}
     run(command, TOP, OUT / "rpm.log", SOURCE_DATE_EPOCH=str(epoch), **there)
     for path in sorted(top.glob("*RPMS/**/*.rpm")):

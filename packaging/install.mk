@@ -18,7 +18,7 @@ D := $(DESTDIR)
 VERSION := $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' modelbox/version.py)
 UNITS := $(patsubst flowunits/%/,%,$(filter-out flowunits/common/ flowunits/__pycache__/,$(wildcard flowunits/*/)))
 # Folder of the mypyc for PYTHON (mypyc.txt says which); empty: the hot modules are not compiled, and the server needs
-# about twice the CPU time per call.
+# more CPU time per call.
 MYPYC ?=
 # Or a folder where that was done already, from the same sources.
 COMPILED ?=
@@ -33,7 +33,7 @@ ifneq ($(COMPILED),)
 else ifneq ($(MYPYC),)
 	PYTHONPATH=$(MYPYC) PYTHONHASHSEED=0 $(PYTHON) packaging/compile.py $(LIB)/modelboxd/_compiled
 endif
-	PYTHONPATH=$(LIB) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) packaging/manpages.py $(OUT)/man
+	PYTHONPATH=$(LIB) PYTHONDONTWRITEBYTECODE=1 MODELBOX_ROOT=/ $(PYTHON) packaging/manpages.py $(OUT)/man
 	PYTHONPATH=$(LIB) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) packaging/completion.py $(OUT)/completion
 
 # Links and modes as they are in the sources; bytecode is the business of the packages.

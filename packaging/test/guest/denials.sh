@@ -22,7 +22,7 @@ denied_calls() {
   rm "$drop_in"
   systemctl daemon-reload
   systemctl restart modelbox
-  # sched_getattr and sched_setattr/-scheduler are what libraries may try and do without.
-  not test -s /tmp/denied.txt
+  # 238 = set_mempolicy: libraries try it, and do without.
+  not grep -v 'syscall=238$' /tmp/denied.txt
 }
-check "no system call is tried that the filter denies" denied_calls
+check "no system call that the filter denies is tried, but for set_mempolicy" denied_calls

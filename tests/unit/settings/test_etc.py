@@ -137,8 +137,21 @@ def test_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert paths.unit_dir() == tmp_path / "usr/lib/modelbox"
     assert load(conf(tmp_path, '[server]\nflow_path = "${MODELBOX_ROOT}/g"\n')).server.flow_path == f"{tmp_path}/g"
     monkeypatch.delenv("MODELBOX_ROOT")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert LogSettings().path == "/var/log/modelbox/modelbox.log"
     assert load(conf(tmp_path, '[server]\nflow_path = "${MODELBOX_ROOT}/g"\n')).server.flow_path == "/g"
+
+
+def test_logs_of_an_ordinary_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MODELBOX_ROOT", raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert LogSettings().path == str(tmp_path / "modelbox/modelbox.log")
+    monkeypatch.setattr(os, "access", lambda path, mode: True)  # of a server's own user
+    assert LogSettings().path == "/var/log/modelbox/modelbox.log"
+    monkeypatch.setenv("LOGS_DIRECTORY", "/made/by/systemd")
+    assert LogSettings().path == "/made/by/systemd/modelbox.log"
 
 
 def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
