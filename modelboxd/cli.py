@@ -17,8 +17,8 @@ from pathlib import Path
 from modelbox.errors import ConfigError, GraphError, ModelBoxError
 from modelbox.version import VERSION
 from modelboxd import background, logs, paths, systemd
-from modelboxd import settings as settings_module
 from modelboxd.settings import Settings
+from modelboxd.settings_file import effective, load
 
 EX_FAILED, EX_USAGE, EX_CONFIG = 1, 2, 78
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def _main(options: argparse.Namespace) -> int:
     if options.log_format:
         settings = dataclasses.replace(settings, log=dataclasses.replace(settings.log, format=options.log_format))
     if options.print_config:
-        print(settings_module.effective(settings), end="")
+        print(effective(settings), end="")
         return 0
     if options.check is not None:
         return _check(settings, [Path(name) for name in options.check + options.graph], options.dot)
@@ -104,10 +104,10 @@ def _main(options: argparse.Namespace) -> int:
 
 def _settings(options: argparse.Namespace) -> Settings:
     if options.c:
-        return settings_module.load(Path(options.c))
+        return load(Path(options.c))
     default = paths.config_file()
     if default.exists():
-        return settings_module.load(default)
+        return load(default)
     return Settings()
 
 

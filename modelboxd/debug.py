@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelbox.errors import GraphError, ModelBoxError
-from modelboxd import logs, paths, settings
+from modelboxd import logs, paths
 from modelboxd.settings import LEVELS, Settings
+from modelboxd.settings_file import load
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def configure(file: str | None, level: str, *, inside: bool) -> Settings:
     """The server's settings, with what a debugger needs. Raises ConfigError."""
     path = Path(file) if file else paths.config_file()
-    made = settings.load(path) if file or path.exists() else Settings()
+    made = load(path) if file or path.exists() else Settings()
     log = replace(made.log, level=level, target="screen")
     if not inside:
         return replace(made, log=log, server=replace(made.server, api=False))

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modelbox.version import VERSION
-from modelboxd import cli, debug, settings
+from modelboxd import cli, debug, settings, settings_file
 from modelboxd.tool import main as tool
 
 TEXTS = Path(__file__).resolve().parent / "man"
@@ -83,7 +83,7 @@ def keys() -> Iterator[str]:
         yield f".SS [{name}]"
         yield escape((kind.__doc__ or "").strip())
         for item in dataclasses.fields(kind):
-            default = settings._toml(settings.default_of(item), item.metadata["unit"])
+            default = settings_file.toml_of(settings.default_of(item), item.metadata["unit"])
             yield ".TP"
             yield f"\\fB{escape(settings.file_key(item))}\\fR = {escape(default)}"
             words = item.metadata.get("words")

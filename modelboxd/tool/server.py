@@ -15,10 +15,10 @@ from typing import Any
 
 from modelbox.errors import ConfigError
 from modelboxd import paths
-from modelboxd import settings as settings_module
 from modelboxd.control.client import Control
 from modelboxd.logs import one_line
-from modelboxd.settings import LEVELS, Settings
+from modelboxd.settings import LEVELS, SECTIONS, Settings, file_key
+from modelboxd.settings_file import load
 from modelboxd.tool.screen import bytes_text, fail, seconds_text, table
 
 Commands = argparse._SubParsersAction
@@ -83,7 +83,7 @@ def _socket(options: argparse.Namespace) -> Path:
         return Path(options.conn)
     path = Path(options.conf) if options.conf else paths.config_file()
     try:
-        loaded = settings_module.load(path) if options.conf or path.exists() else Settings()
+        loaded = load(path) if options.conf or path.exists() else Settings()
     except (ConfigError, PermissionError):
         if options.conf:
             raise
@@ -263,18 +263,12 @@ _COMMANDS = {
 
 def _conf_value(file: str, key: str) -> int:
     path = Path(file) if file else paths.config_file()
-    loaded = settings_module.load(path) if file or path.exists() else Settings()
+    loaded = load(path) if file or path.exists() else Settings()
     section_name, _, name = key.partition(".")
     section = getattr(loaded, section_name, None)
-    item = (
-        next((f for f in dataclasses.fields(section) if settings_module.file_key(f) == name), None) if section else None
-    )
+    item = next((f for f in dataclasses.fields(section) if file_key(f) == name), None) if section else None
     if item is None:
-        known = [
-            f"{name}.{settings_module.file_key(field)}"
-            for name, kind in settings_module.SECTIONS.items()
-            for field in dataclasses.fields(kind)
-        ]
+        known = [f"{name}.{file_key(field)}" for name, kind in SECTIONS.items() for field in dataclasses.fields(kind)]
         near = difflib.get_close_matches(key, known, 1)
         return fail(f"{key} is not known" + (f" (did you mean '{near[0]}'?)" if near else ""))
     value = getattr(section, item.name)

@@ -19,6 +19,7 @@ RANKS = {
     "modelboxd.loop": 1,
     "modelboxd.graph": 1,
     "modelboxd.settings": 2,
+    "modelboxd.settings_file": 3,
     "modelboxd.drivers": 3,
     "modelboxd.workers": 3,
     "modelboxd.logs": 3,

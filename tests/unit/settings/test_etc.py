@@ -14,7 +14,8 @@ from modelbox.errors import ConfigError
 from modelboxd import cli, paths, systemd
 from modelboxd.graph.loader import load_graph
 from modelboxd.jobs import sources
-from modelboxd.settings import LogSettings, Settings, effective, load
+from modelboxd.settings import LogSettings, Settings
+from modelboxd.settings_file import effective, load
 
 TOP = Path(__file__).resolve().parents[3]
 

@@ -12,7 +12,8 @@ import pytest
 
 from modelbox.errors import ConfigError
 from modelboxd import logs
-from modelboxd.settings import SECTIONS, LogSettings, Settings, default_of, effective, file_key, load, template
+from modelboxd.settings import SECTIONS, LogSettings, Settings, default_of, file_key
+from modelboxd.settings_file import effective, load, template
 
 TOP = Path(__file__).resolve().parents[3]
 
