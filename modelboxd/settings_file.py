@@ -206,7 +206,8 @@ def effective(settings: Settings) -> str:
             origin = f"  # {where}" if where else ""
             value = getattr(getattr(settings, name), item.name)
             word = next((word for word, number in item.metadata["names"].items() if number == value), None)
-            lines.append(f"{file_key(item)} = {toml_of(value if word is None else word, item.metadata['unit'])}{origin}")
+            text = toml_of(value if word is None else word, item.metadata["unit"])
+            lines.append(f"{file_key(item)} = {text}{origin}")
         lines.append("")
     for name in settings.plugin_options:
         lines += [f"[plugin.{json.dumps(name)}]  # {settings.origins[f'plugin.{name}']}; its values are not shown", ""]
