@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
-import os
 import signal
 import sys
 import tempfile
@@ -93,9 +92,11 @@ def main() -> int:
         for number in range(options.count):
             worker = group.workers[0]
             assert np.array_equal(caller.call(group, data)[0].numpy(), data)
-            os.kill(worker.pid, signal.SIGSTOP)
-            held = caller.submit(group, data)
-            os.kill(worker.pid, signal.SIGKILL)
+            worker.kill(signal.SIGSTOP)
+            # Not by group.pick(): once the daemon hears that it is stopped it gets nothing more, and is killed and
+            # replaced for that after heartbeat_timeout_ms.
+            held = caller.submit_to(worker, data)
+            worker.kill(signal.SIGKILL)
             lost += held.result(LIMIT_S).error is not None
             del held
             wait_until(lambda gone=worker: group.workers[0] is not gone and group.workers[0].has_room(), "a new worker")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+from modelbox import meta
 from modelbox.buffer import BufferList
 from modelbox.configuration import Configuration
 from modelbox.private import Private
@@ -18,6 +19,12 @@ class DataMeta(Private):
     """Meta of a whole stream, set with set_output_meta() before the first output."""
 
     __slots__ = ()
+
+    def set_private(self, key: str, value: Any) -> None:
+        """Raises TypeError for a key that is no str."""
+        if not isinstance(key, str):
+            raise TypeError(f"a key must be a str, not {type(key).__name__}")
+        self._private[key] = value
 
     def get_private(self, key: str) -> Any:
         """The value, None when it is missing."""
@@ -59,12 +66,12 @@ class StreamState(Private):
         "session",
     )
 
-    def __init__(self, input_meta: dict[str, DataMeta] | None = None, *, has_events: bool = False) -> None:
+    def __init__(self, input_meta: dict[str, DataMeta | bytes] | None = None, *, has_events: bool = False) -> None:
         super().__init__()
         self.has_events = has_events
         self.events: deque[FlowUnitEvent] = deque()
         self.session = 0  # number of the session that it belongs to
-        self.input_meta = input_meta or {}
+        self.input_meta = input_meta or {}  # bytes: not asked for yet
         self.output_meta: dict[str, DataMeta] = {}
         self.outputs_begun: set[str] = set()  # ports that the unit has given something to
         self.metas_sent = 0  # how many of output_meta the engine has
@@ -163,15 +170,24 @@ class DataContext:
         return self._stream.get_private_string(key)
 
     def get_input_meta(self, port: str) -> DataMeta | None:
-        """Meta of the stream on an input port."""
+        """Meta of the stream on an input port. Raises what its values raise when they are rebuilt."""
         if port not in self._inputs:
             return None
-        return self._stream.input_meta.setdefault(port, DataMeta())
+        found = self._stream.input_meta.get(port, b"")
+        if isinstance(found, bytes):
+            made = DataMeta()
+            if found:
+                made._private.update(meta.decode(found, allow_pickle=True))
+            self._stream.input_meta[port] = found = made
+        return found
 
     get_input_group_meta = get_input_meta
 
     def set_output_meta(self, port: str, meta: DataMeta) -> Status:
-        """Sets the meta of the stream on an output port; the first call wins, before the first output."""
+        """Sets the meta of the stream on an output port; the first call wins, before the first output. Raises TypeError
+        for what is no DataMeta."""
+        if not isinstance(meta, DataMeta):
+            raise TypeError(f"set_output_meta() got {type(meta).__name__}, expected DataMeta")
         if port not in self._outputs:
             return Status(StatusCode.STATUS_NOTFOUND, f"there is no output port '{port}'")
         if port in self._stream.outputs_begun:

@@ -28,6 +28,15 @@ class Where:
         return text
 
 
+def said(error: BaseException) -> str:
+    """Class and text of an exception, also of one whose text raises."""
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}".rstrip(": ")
+    except BaseException as another:  # code of a unit
+        return f"{name} (its text cannot be told: {type(another).__name__})"
+
+
 class ModelBoxError(Exception):
     """Base of every error that modelbox raises on purpose. `str(error)` is one line for the user."""
 

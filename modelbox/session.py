@@ -12,6 +12,7 @@ from typing import Any
 
 from modelbox import meta
 from modelbox.configuration import Configuration
+from modelbox.errors import said
 from modelbox.private import Private
 
 _FIXED = frozenset((str, int, float, bool, bytes, complex, type(None)))  # cannot be changed in place
@@ -122,7 +123,7 @@ class SessionContext(Private):
         try:
             return meta.unpack_object(packed.data, True)
         except Exception as error:  # pickle runs the value's own code
-            raise RuntimeError(f"{about} cannot be rebuilt here: {type(error).__name__}: {error}") from error
+            raise RuntimeError(f"{about} cannot be rebuilt here: {said(error)}") from error
 
     # ---- for the worker ------------------------------------------------------------------------------------
 
@@ -153,9 +154,9 @@ class SessionContext(Private):
         value = self._private[key]
         try:
             data = meta.pack_object(value)
-        except Exception as error:  # pickle runs the value's own code
+        except BaseException as error:  # pickle runs the value's own code, outside of the call
             self._digests[key] = _NEVER
-            return Packed(b"", f"{type(error).__name__}: {error}".replace("\n", " "), node)
+            return Packed(b"", said(error).replace("\n", " "), node)
         if value.__class__ in _FIXED:
             self._digests.pop(key, None)
         else:

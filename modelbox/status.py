@@ -83,7 +83,7 @@ class Status:
     """A code, an optional message, and optionally the Status that caused it.
 
     `Status()` is success; `Status(code)`, `Status(False)` (= FAULT), `Status(code, message)` and
-    `Status(inner, message)` as in ModelBox.
+    `Status(inner, message)` as in ModelBox. Raises TypeError for a message that is no str.
     """
 
     StatusCode = StatusCode
@@ -92,6 +92,8 @@ class Status:
     _message: str
 
     def __init__(self, status: _Code | Status | bool | int = _Code.STATUS_SUCCESS, message: str = "") -> None:
+        if not isinstance(message, str):
+            raise TypeError(f"the message of a Status must be a str, not {type(message).__name__}")
         self._inner: Status | None = None
         if isinstance(status, Status):
             self._code = status._code
@@ -118,7 +120,9 @@ class Status:
         return self._message
 
     def set_errormsg(self, message: str) -> None:
-        """Replaces the own message."""
+        """Replaces the own message. Raises TypeError for what is no str."""
+        if not isinstance(message, str):
+            raise TypeError(f"the message of a Status must be a str, not {type(message).__name__}")
         self._message = message
 
     def wrap_errormsgs(self) -> str:

@@ -150,6 +150,7 @@ class PythonSettings:
     restart_cooldown_s: int = life_option("restart_cooldown_s")
     max_requests: int = life_option("max_requests")
     memory_limit_mb: int = life_option("memory_limit_mb")
+    retire_timeout_ms: int = life_option("retire_timeout_ms")
     reload: bool = life_option("reload")
     session_bytes: int = option(
         64 << 20, "bytes of the values that the units of a session may share", least=1024, unit="bytes"

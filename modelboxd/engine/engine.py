@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 1e8  # units in this process: a debugger may hold open()
-NO_LIMITS = Life(heartbeat_timeout_ms=0, orphan_timeout_ms=0, restart="never", max_restarts=0)
+NO_LIMITS = Life(heartbeat_timeout_ms=0, orphan_timeout_ms=0, retire_timeout_ms=0, restart="never", max_restarts=0)
 TAKEN_OVER = ("entry", "config", "environment", "description", "group", "base")  # of a changed TOML (reload)
 SOURCE_BYTES = 64 << 20  # data of a source in Python that waits for its calls, where queue_bytes says nothing
 

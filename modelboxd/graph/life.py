@@ -81,6 +81,12 @@ OPTIONS = {
         "killed; 0 = no limit",
         most=1 << 24,
     ),
+    "retire_timeout_ms": LifeOption(
+        3600000,
+        "milliseconds that a worker which has been replaced (max_requests, memory_limit_mb, reload) goes on for its "
+        "streams; they fail then; 0 = until they end",
+        most=MOST_MS,
+    ),
     "reload": LifeOption(
         False,
         "for development: workers are replaced when a .py or .toml file in the folder of their unit has changed",
@@ -102,6 +108,7 @@ class Life:
     restart_cooldown_s: int = 10
     max_requests: int = 0
     memory_limit_mb: int = 0
+    retire_timeout_ms: int = 3600000
     reload: bool = False
 
     def having(self, values: Mapping[str, int | str]) -> Life:

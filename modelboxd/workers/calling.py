@@ -20,6 +20,8 @@ from modelboxd.workers.outcome import CONTINUE, STOPPING, SUCCESS, CallFailed, f
 from modelboxd.workers.trace import describe, tell
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from modelbox._core.memory import Pool
     from modelboxd.workers.external import Externals
     from modelboxd.workers.protocol import Writer
@@ -38,6 +40,8 @@ class Caller:
         self.streams: dict[int, StreamState] = {}
         self.sessions: dict[int, SessionContext] = {}
         self.begun = 0.0  # when the call under way began, 0.0: none; read by the heart's thread
+        # In a process that the unit has forked: ends it, with the exception that has led out of process().
+        self.forked: Callable[[BaseException | None], None] | None = None
         self._pool = pool
         self._writer = writer
         self._externals = externals
@@ -101,20 +105,18 @@ class Caller:
         if flags & EVENT and state.events:
             context._event = state.events.popleft()
             has_data = True
-        result_flags, status, text, results = self._attempt(context, state, flags if stream else 0, has_data)
+        result_flags, status, text, results, metas = self._attempt(context, state, flags if stream else 0, has_data)
         shared = self.sessions.get(session) if self.sessions else None
         if shared is not None:
             self._sharing.collect(index, shared, self._node)
         if text:
-            # Behind the errors of a failed call stands what data_post() has given.
-            results = self._results(context) if flags & END else []
             result_flags |= protocol.ERROR | (protocol.DATA_PRE if state.failed else 0)
         if context.used_session:
             result_flags |= protocol.KEEPS_SESSION
         if state.events:
             result_flags |= protocol.MORE
             self._held.add(stream)
-        self._writer.result(result_flags, status, text, results, self._news_of_meta(state))
+        self._writer.result(result_flags, status, text, results, metas)
         if flags & END and not state.events:
             self.streams.pop(stream, None)
 
@@ -124,7 +126,7 @@ class Caller:
             state = StreamState(has_events=stream != 0 and self._role in WITH_EVENTS)
             state.session = session
             if metas is not None:
-                state.input_meta = {port: to_meta(block) for port, block in zip(self._inputs, metas) if block}  # noqa: B905 - also Python 3.9
+                state.input_meta = {port: block for port, block in zip(self._inputs, metas) if block}  # noqa: B905 - also Python 3.9
             if stream:
                 self.streams[stream] = state
         return state
@@ -146,28 +148,58 @@ class Caller:
 
     def _attempt(
         self, context: DataContext, state: StreamState, flags: int, has_data: bool
-    ) -> tuple[int, int, bytes, list[list[Any]]]:
-        """Makes the call. Returns the result's flags, status and text, which is empty when all went well, and what
-        stands in the outputs then."""
+    ) -> tuple[int, int, bytes, list[list[Any]], list[bytes] | None]:
+        """Makes the call. Returns the result's flags, status and text, which is empty when all went well, then what
+        stands in the outputs and the stream metas; behind the error of a failed call, what data_post() has given."""
+        failure: BaseException | None = None
+        results: list[list[Any]] = []
+        metas: list[bytes] | None = None
         try:
             self._run(context, state, flags, has_data)
-            return 0, 0, b"", self._results(context)
-        except CallFailed as error:
-            return error.flags, error.status, str(error).encode("utf-8", "replace")[:TEXT_BYTES], []
         except BaseException as error:
-            tell(error)
-            return 0, StatusCode.STATUS_FAULT, describe(error).encode("utf-8", "replace")[:TEXT_BYTES], []
+            failure = error
+        if failure is None or flags & END:
+            try:
+                results, metas = self._results(context), self._news_of_meta(state)
+            except BaseException as error:  # values run code of their own when they are packed
+                results, metas = [], None
+                if failure is not None:
+                    unit_log.warn(f"what data_post() has given cannot be sent: {describe(error)}")
+                failure = failure or error
+        if failure is None:
+            return 0, 0, b"", results, metas
+        if isinstance(failure, CallFailed):
+            text, result_flags, status = str(failure), failure.flags, failure.status
+        else:
+            tell(failure)
+            text, result_flags, status = describe(failure), 0, StatusCode.STATUS_FAULT
+        return result_flags, status, text.encode("utf-8", "replace")[:TEXT_BYTES], results, metas
 
     def _results(self, context: DataContext) -> list[list[Any]]:
         return [items.cores(self._pool) for items in context._outputs.values()]
 
     def _news_of_meta(self, state: StreamState) -> list[bytes] | None:
-        """Stream meta per output port; it goes out once, before the first result of its port."""
+        """Stream meta per output port; it goes out once, before the first result of its port. Raises for one that
+        cannot be sent, and forgets it then: it fails one call."""
         if len(state.output_meta) <= state.metas_sent:
             return None
+        made = []
+        for port in self._outputs:
+            one = state.output_meta.get(port)
+            try:
+                made.append(self._stream_meta(port, one) if one is not None else b"")
+            except BaseException:
+                del state.output_meta[port]
+                raise
         state.metas_sent = len(state.output_meta)
-        made = [state.output_meta.get(port) for port in self._outputs]
-        return [meta.encode(one._private) if one is not None else b"" for one in made]
+        return made
+
+    @staticmethod
+    def _stream_meta(port: str, one: DataMeta) -> bytes:
+        block = meta.encode(one._private)
+        if len(block) > meta.MAX_SIZE:
+            raise ValueError(f"the stream meta of port '{port}' has {len(block)} bytes, at most {meta.MAX_SIZE} go")
+        return block
 
     def _run(self, context: DataContext, state: StreamState, flags: int, has_data: bool) -> None:
         failure: BaseException | None = None
@@ -177,10 +209,14 @@ class Caller:
         if has_data and not state.failed:
             try:
                 result = self.unit.process(context)
+                if self.forked is not None:
+                    self.forked(None)
                 if result is not SUCCESS:
                     failure = failure_of(result)
                     self._continued = result == CONTINUE
             except BaseException as error:
+                if self.forked is not None:
+                    self.forked(error)
                 failure = error
             if failure is not None:
                 context._drop_outputs()
@@ -225,10 +261,3 @@ class Caller:
         stops = isinstance(result, (Status, StatusCode)) and result in STOPPING
         if stops and (stop := failure_of(result, "data_post")) is not None:
             raise stop
-
-
-def to_meta(block: bytes) -> DataMeta:
-    """Stream meta out of its encoded form."""
-    made = DataMeta()
-    made._private.update(meta.decode(block, allow_pickle=True))
-    return made

@@ -59,7 +59,9 @@ class WorkerGroup:
         self.places = [Place(number) for number in range(count)]
         self.supervision = Supervision(life)
         self.starter = Starter(pool, unit, node, config, life, count, open_timeout_s, room, device_ids)
-        self.succession = Succession(self, is_source=not unit.inputs, reread=reread)
+        self.succession = Succession(
+            self, is_source=not unit.inputs, reread=reread, retire_s=life.retire_timeout_ms / 1000
+        )
         self._pool = pool
         self._unit = unit
         self._job = job

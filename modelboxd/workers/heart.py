@@ -12,8 +12,8 @@ import socket
 import struct
 import sys
 import threading
-import time
 from collections.abc import Callable
+from time import monotonic  # units may put something else in its place
 from types import FrameType
 
 PING = struct.Struct("<I")
@@ -35,7 +35,7 @@ def _answer(sock: socket.socket, begun: Callable[[], float], main: int) -> None:
     with contextlib.suppress(OSError):  # the daemon is gone; the main thread sees it too
         while len(ping := sock.recv(64)) == PING.size:
             since = begun()
-            running = max(time.monotonic() - since, 0.001) if since else 0.0
+            running = max(monotonic() - since, 0.001) if since else 0.0
             place = where(sys._current_frames().get(main)) if since else ""
             sock.send(PONG.pack(*PING.unpack(ping), running) + place.encode("utf-8", "replace")[:WHERE_BYTES])
 

@@ -212,9 +212,10 @@ def become_worker(master: Master, order: dict[str, Any], fds: list[int], parent:
         os.environ.update(order["env"])
         set_title(order["title"], order["title"].rpartition("/")[2])
         faulthandler.enable(2, all_threads=False)  # a crash tells where it was
-        from modelboxd.workers import stacks, worker
+        from modelboxd.workers import ends, stacks, worker
 
         stacks.report_to(stack_file)
+        ends.ignore()
         worker.run(socket.socket(fileno=sock_fd))
     except BaseException:
         import traceback

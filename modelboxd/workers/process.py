@@ -83,6 +83,7 @@ class Worker:
         self._trips = Trips()
         self.streams = self._trips.streams  # that are pinned to it: their sessions
         self._verdict = ""  # why we killed it ourselves
+        self._stopped_because = ""  # why it was told to end
         self.sources = checks.Sources()
         self._max_bytes = pool.max_bytes
         self._peer = Peer(pool, private_maps=False)
@@ -193,10 +194,12 @@ class Worker:
         if self.heir is not None:  # it may have been waiting for the end of these
             self._io.call(self.on_room)
 
-    def stop(self) -> None:
-        """Asks the process to close its unit and exit. [any thread]"""
+    def stop(self, why: str = "") -> None:
+        """Asks the process to close its unit and exit; `why`: the cause, where it is not how the process ends. [any
+        thread]"""
         with self._lock:
             self.ending = True
+            self._stopped_because = why
             if self.alive:
                 self._outbox.send(header_only(protocol.STOP))
 
@@ -332,7 +335,8 @@ class Worker:
                 if not self.alive or not self.inbox.read_one():
                     break
             self.clean = not code and not number
-            self._lost(f"python worker {self.name} (pid {self.pid}) {how_it_ended(code, number)}")
+            how = self._stopped_because if self.clean and self._stopped_because else how_it_ended(code, number)
+            self._lost(f"python worker {self.name} (pid {self.pid}) {how}")
         self._went()
 
     def orphaned(self) -> None:

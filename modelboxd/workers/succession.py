@@ -1,8 +1,9 @@
 """Workers that are replaced while they live: worn ones (recycling), those of a unit whose files have changed (reload).
 
 The heir of a worker is started beside it and takes its place when it is ready; the old one finishes its streams and is
-told to stop. A source has no heir, since two of them would both produce: there a trial shows that changed files can be
-loaded, then the old worker ends before the new one starts. Runs on the I/O thread where it does not say otherwise.
+told to stop, which fails those that have not ended in time. A source has no heir, since two of them would both produce:
+there a trial shows that changed files can be loaded, then the old worker ends before the new one starts. Runs on the
+I/O thread where it does not say otherwise.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ Reread = Callable[[], tuple[UnitSpec, dict[str, str]]]
 class Succession:
     """Of one group."""
 
-    def __init__(self, group: WorkerGroup, *, is_source: bool, reread: Reread | None) -> None:
-        """`reread()` gives unit and configuration anew when files have changed; it may raise ModelBoxError."""
+    def __init__(self, group: WorkerGroup, *, is_source: bool, reread: Reread | None, retire_s: float) -> None:
+        """`reread()` gives unit and configuration anew when files have changed; it may raise ModelBoxError.
+        `retire_s`: how long a replaced worker goes on for its streams, 0 = until they end."""
         self.recycled = 0
         self._group = group
         self._is_source = is_source
         self._reread = reread
+        self._retire_s = retire_s
         self._watcher: Watcher | None = None
         self._version = 0  # of the unit's files: how often they have changed
         self._opened_version = 0  # that a worker has opened
@@ -108,6 +111,8 @@ class Succession:
             old.heir = heir
             place.old.append(old)
             self._end_drained(old)
+            if self._retire_s and not old.ending:
+                self._group.loop.call_later(self._retire_s, self._retire, old)
 
     def end_drained(self) -> None:
         """Old workers that have nothing to do any more may go."""
@@ -119,9 +124,18 @@ class Succession:
         if old.is_drained() and not old.ending:
             self._end(old)
 
-    def _end(self, worker: Worker) -> None:
-        """Lets a worn worker close its unit."""
-        worker.stop()
+    def _retire(self, old: Worker) -> None:
+        """It has been replaced long ago; its streams do not end."""
+        if not old.alive or old.ending or not self._group.is_open():
+            return
+        why = f"was replaced {self._retire_s:g} s ago, and its streams have not ended since (retire_timeout_ms)"
+        text = "python worker %s (pid %d) %s: %d fail now"
+        log.warning(text, old.name, old.pid, why, len(old.streams), extra=old.output.about)
+        self._end(old, why)
+
+    def _end(self, worker: Worker, why: str = "") -> None:
+        """Lets a worn worker close its unit; `why` is told to streams that are left."""
+        worker.stop(why)
         self._group.loop.call_later(CLOSE_LIMIT_S, self._check_end, worker)
 
     def _check_end(self, worker: Worker) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import modelbox
 from modelbox import log as unit_log
+from modelbox.errors import said
 
 OWN = (str(Path(__file__).resolve().parents[1]), str(Path(modelbox.__file__).resolve().parent), "<frozen importlib")
 _last = ""  # the traceback that was told last
@@ -22,7 +23,7 @@ def is_users(file: str) -> bool:
 
 def describe(error: BaseException, toml: str = "") -> str:
     """One line: the exception and the innermost line of the user's own files."""
-    text = f"{type(error).__name__}: {error}".rstrip(": ").replace("\n", " | ")
+    text = said(error).replace("\n", " | ")
     if isinstance(error, SyntaxError) and error.filename:
         return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users(frame.filename)]

@@ -6,6 +6,7 @@ Started by the python-master, which forks; run() never returns. Nothing here is 
 from __future__ import annotations
 
 import array
+import contextlib
 import json
 import os
 import socket
@@ -22,7 +23,7 @@ from modelbox.configuration import Configuration
 from modelbox.device import Device
 from modelbox.errors import ModelBoxError
 from modelbox.status import StatusCode
-from modelboxd.workers import heart, protocol, threads
+from modelboxd.workers import ends, heart, protocol, threads
 from modelboxd.workers.calling import Caller
 from modelboxd.workers.external import Externals
 from modelboxd.workers.loading import load_unit
@@ -37,13 +38,15 @@ def run(sock: socket.socket) -> None:
     code = 1
     threads.limit()
     try:
-        code = Worker(sock).serve()
+        worker = Worker(sock)
+        os.register_at_fork(after_in_child=worker.became_child)
+        code = worker.serve()
     except (BrokenPipeError, ConnectionResetError):
         code = 0  # the daemon went away
+    except BaseException as error:
+        ends.print_last_words(error)
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        ends.end_process(code)
 
 
 class Worker:
@@ -70,6 +73,17 @@ class Worker:
         """Makes this the worker that the SDK's functions of this process belong to."""
         buffer_module.set_default_pool(self.pool)
         unit_log.set_sink(self.send_log)
+
+    # ---- processes that the unit forks -------------------------------------------------------------------
+
+    def became_child(self) -> None:
+        """This is a process that the unit has forked: no worker, so it must not speak for one."""
+        with contextlib.suppress(OSError):  # the unit has closed it
+            self.sock.close()  # of the worker's two, this process' own
+        ends.heed()
+        self.sending = threading.Lock()  # one that was held would stay so
+        self.caller.forked = ends.leave
+        unit_log.set_sink(ends.print_log)
 
     # ---- socket ----------------------------------------------------------------------------------------
 
@@ -204,7 +218,7 @@ class Worker:
     def close(self) -> None:
         try:
             self.caller.unit.close()
-        except Exception as error:
+        except BaseException as error:
             unit_log.warn(f"close() failed: {describe(error)}")
 
     # ---- calls ----------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from tests.integration.graphs import Graphs
 from tests.integration.workers import LIMIT_S, Caller
 
 
-@pytest.fixture
-def caller() -> Iterator[Caller]:
+def open_caller() -> Iterator[Caller]:
+    """A pool of workers, until the generator goes on."""
     io = IoThread()
     io.start()
     memory = Pool(guard_all=True)
@@ -24,6 +24,17 @@ def caller() -> Iterator[Caller]:
     yield Caller(pool, memory)
     pool.close(LIMIT_S)
     io.stop()
+
+
+@pytest.fixture
+def caller() -> Iterator[Caller]:
+    yield from open_caller()
+
+
+@pytest.fixture(scope="module")
+def shared_caller() -> Iterator[Caller]:
+    """One python-master for all tests of a file."""
+    yield from open_caller()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -395,6 +396,33 @@ def test_a_worn_worker_finishes_its_streams(start: Callable[..., WorkerGroup], c
     wait_for(lambda: not is_there(old.pid) and states(group) == ["ready"])
     # What was meant for the old one goes to its heir.
     assert text_of(send(old, caller, "pid").result(LIMIT_S)) == str(new.pid)
+
+
+def test_streams_of_a_worn_worker_fail_when_they_do_not_end(
+    start: Callable[..., WorkerGroup], caller: Caller, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The limit is so long that the heir certainly opens and the last call begins before it is over.
+    group = start(stream=True, max_requests=2, retire_timeout_ms=3000)
+    (old,) = group.workers
+    for begin in (True, False):
+        assert text_of(send(old, caller, "pid", 5, begin=begin).result(LIMIT_S)) == str(old.pid)
+    wait_for(lambda: group.recycled == 1)
+    (new,) = group.workers
+    gate = Gate(tmp_path / "gate")
+    under_way = send(old, caller, f"sleep {gate.path}", 5, begin=False)
+    wait_for(lambda: old.ending)
+    # A call that it has is answered; one that comes later is not, and says why.
+    late = send(old, caller, "pid", 5, begin=False)
+    gate.open()
+    assert text_of(under_way.result(LIMIT_S)) == str(old.pid)
+    why = r"was replaced 3 s ago, and its streams have not ended since \(retire_timeout_ms\)"
+    assert re.search(why + " while it held 1 call$", str(late.result(LIMIT_S).error))
+    wait_for(lambda: not is_there(old.pid) and states(group) == ["ready"])
+    last = send(old, caller, "pid", 5, begin=False, end=True).result(LIMIT_S).error
+    assert re.search(why + ".*; the stream's state was lost with it$", str(last))
+    assert re.search(why + ": 1 fail now", caplog.text)
+    assert old.clean and group.restarts == 0
+    assert text_of(send(new, caller, "pid").result(LIMIT_S)) == str(new.pid)
 
 
 def test_a_worn_worker_goes_on_until_its_heir_opens(

@@ -13,7 +13,9 @@ from modelbox.buffer import Buffer, BufferList
 from modelbox.spec import FlowType, PortSpec, UnitKind, UnitSpec
 from modelboxd.graph.life import OPTIONS, Life
 from modelboxd.workers.group import WorkerGroup
+from modelboxd.workers.place import Refuser
 from modelboxd.workers.pool import WorkerPool
+from modelboxd.workers.process import Worker
 from modelboxd.workers.protocol import WorkerCall, WorkerResult
 from modelboxd.workers.values import Owner
 
@@ -92,6 +94,12 @@ class Caller:
             worker = group.pick()
             if worker is None:
                 assert self.room.wait(LIMIT_S), "no worker became free"
+        return self.submit_to(worker, *items, stream=stream, end=end, owner=owner)
+
+    def submit_to(
+        self, worker: Worker | Refuser, *items: Any, stream: int = 0, end: bool = False, owner: Owner | None = None
+    ) -> Future[WorkerResult]:
+        """The same to this worker, whether or not it has room."""
         future: Future[WorkerResult] = Future()
         call = WorkerCall(stream, bool(stream), end, 1, "session", [self.list_of(*items)], [b""])
         call.owner = owner
