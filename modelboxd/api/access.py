@@ -102,11 +102,14 @@ class Access:
         given = request.headers.getall("Host", [])
         if len(given) != 1:
             raise Problem(400, "bad_request", "one Host header is needed")
-        name = _host_name(given[0])
-        if name is None:
-            raise Problem(400, "bad_request", "the Host header is not well-formed")
-        if name not in self._hosts and not _is_address(name):
-            raise Problem(403, "host_not_allowed", "the Host header names another server; see server.hosts")
+        names = [_host_name(given[0])]
+        if request.host != given[0]:  # GET http://name/path, as proxies get it: then that name is meant
+            names.append(request.host.lower().rstrip("."))
+        for name in names:
+            if name is None:
+                raise Problem(400, "bad_request", "the Host header is not well-formed")
+            if name not in self._hosts and not _is_address(name):
+                raise Problem(403, "host_not_allowed", "the request names another server as host; see server.hosts")
 
     def check_origin(self, request: web.BaseRequest) -> None:
         """A web page may only use us if it came from us, or is allowed to. Raises Problem."""

@@ -143,6 +143,7 @@ class Api:
             shape = route.shape
             call = Call(request, route, path, self._query(request, route), self._client(request, route, address, now))
             self._check_path(call)
+            check_coding(request)
             if route.body is not None and not route.body.streamed:
                 call.body = await self.read(request, route.body)
             return await route.handler(call)
@@ -213,6 +214,14 @@ class Api:
             raise not_valid([(f"?{name[:80]}", error) for name, error in wrong])
         return values
 
+    def length(self, request: web.BaseRequest, body: Body) -> int:
+        """The bytes that a request says it brings; 0: it does not say. Raises Problem for more than are taken."""
+        limit = body.max_bytes or self.settings.server.max_body
+        length = request.content_length or 0
+        if length > limit:
+            raise too_large(limit)
+        return length
+
     async def read(self, request: web.BaseRequest, body: Body) -> Any:
         """What the request brings: a JSON value that was checked, or bytes. Raises Problem."""
         limit = body.max_bytes or self.settings.server.max_body
@@ -233,7 +242,7 @@ class Api:
         try:
             data = await read_body(request, self.runtime.listeners.bodies, limit, self.settings.server.body_timeout)
         except TooLarge:
-            raise Problem(413, "too_large", f"the body is larger than {limit} bytes", close=True) from None
+            raise too_large(limit) from None
         if encoding != "identity":
             data = await self.run(inflate, data, limit)
         if body.schema is None or not body.checked or kind != JSON_TYPE:
@@ -253,6 +262,17 @@ def not_valid(errors: list[tuple[str, str]]) -> Problem:
     first = f"{errors[0][0] or 'the body'} {errors[0][1]}"
     more = {"errors": [{"pointer": place, "detail": text} for place, text in errors]}
     return Problem(422, "not_valid", first, more=more)
+
+
+def check_coding(request: web.BaseRequest) -> None:
+    """Raises Problem for a body that would have to be decoded first."""
+    if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+        raise Problem(501, "bad_request", "of transfer encodings only chunked is known", close=True)
+
+
+def too_large(limit: int) -> Problem:
+    """Of a body."""
+    return Problem(413, "too_large", f"the body is larger than {limit} bytes", close=True)
 
 
 def files_max() -> int:

@@ -20,7 +20,7 @@ HEAD = """# The API
 Made from the declarations in `modelboxd/api/` by `make docs`; the same as a document for programs is at `/openapi.json`.
 
 The server listens at `server.ip` and `server.port` (127.0.0.1:1104 as it comes). It takes and gives JSON. A slash at the end of a path
-makes no difference. What a route does not know (a member, a parameter) is an error that names it.
+makes no difference; HEAD is answered where GET is. What a route does not know (a member, a parameter) is an error that names it.
 
     curl http://127.0.0.1:1104/v1/jobs
     curl -H 'Content-Type: application/json' -d '{"id": "echo", "graph": "..."}' http://127.0.0.1:1104/v1/jobs

@@ -100,7 +100,7 @@ class _Handlers:
 
     async def infer(self, call: Call) -> web.StreamResponse:
         model = self._model(call)
-        self._inference.check_room(model, call.request.content_length or 0)
+        self._inference.check_room(model, self._api.length(call.request, INFER))
         data = await self._api.read(call.request, INFER) or b""
         length = head_length(call.request, len(data))
         if length > self._api.settings.tasks.max_json:

@@ -60,7 +60,7 @@ SCHEMAS = {
     "Reloaded": record(
         {
             "added": list_of(text(), "Jobs of new files."),
-            "replaced": list_of(text(), "Jobs of changed files."),
+            "replaced": list_of(text(), "Jobs of changed files, and of those that had failed and now run."),
             "removed": list_of(text(), "Jobs of files that are gone."),
             "unchanged": list_of(text(), "Jobs that were left as they are."),
             "failed": {

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from modelboxd.api.access import Client
 
 JSON = "application/json"
+EVENTS = "text/event-stream"
 _PLACE = re.compile(r"\{(\w+)(\*?)\}")
 
 
@@ -170,13 +171,22 @@ class Router:
             raise Problem(400, "bad_request", "the path is not UTF-8") from None
         found = list(_walk(self._root, parts, 0))
         for methods in found:
-            if method in methods:
-                return methods[method], _values(methods[method].path, parts)
+            route = methods.get("GET" if method == "HEAD" and _has_head(methods) else method)
+            if route is not None:
+                return route, _values(route.path, parts)
         if not found:
             raise Problem(404, "not_found", "there is no such path")
         told = [name for methods in found for name, route in methods.items() if route.subject]
+        told += ["HEAD" for methods in found if _has_head(methods)]
         allow = ", ".join(sorted({*(told or found[0])}))
         raise Problem(405, "method_not_allowed", f"this path has {allow}", {"Allow": allow})
+
+
+def _has_head(methods: dict[str, Route]) -> bool:
+    """Whether the answer to GET may be asked for without its body, which is left away when it is sent. Not a stream of
+    events, which does not end, and not what a plugin would do the work for."""
+    route = methods.get("GET")
+    return route is not None and not route.plugin and all(made.type != EVENTS for made in route.answers.values())
 
 
 def _walk(place: _Place, parts: list[str], at: int) -> Iterator[dict[str, Route]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from modelboxd.api.problems import Problem
-from modelboxd.api.routes import Call
+from modelboxd.api.routes import EVENTS, Call
 from modelboxd.api.task_json import TOLD_MAX, task_json
 from modelboxd.server.answer import SECURITY_HEADERS, SERVER
 from modelboxd.tasks.model import Task
@@ -51,7 +51,7 @@ class Events:
     async def _stream(self, call: Call, task: Task, first: int) -> web.StreamResponse:
         headers = {
             **SECURITY_HEADERS,
-            "Content-Type": "text/event-stream",
+            "Content-Type": EVENTS,
             "Cache-Control": "no-store",
             "Server": SERVER,
         }

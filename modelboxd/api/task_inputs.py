@@ -103,6 +103,7 @@ def _check(job: Job, nodes: list[str], found: dict[str, list[Value]]) -> None:
         for node in nodes:
             count = len(found.get(node, ()))
             if count != most or not most:
-                wrong.append((node, f"needs {most or 1} values, as the others have; {count} came"))
+                needed = f"{most} values, as the others have; {count} came" if most else "a value"
+                wrong.append((node, f"needs {needed}"))
     if wrong:
         raise TaskInputError(wrong[:20])

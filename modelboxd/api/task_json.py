@@ -114,7 +114,7 @@ def task_json(task: Task, now: float, *, outputs_max: int | None = None) -> dict
         "queue_time": round(task.queue_time(now), 6),
         "nodes": [],
         "peak_bytes": 0,
-        "values_out": len(task.outputs),
+        "values_out": len(task.outputs) + task.gone,
     }
     account = task.account
     if account is not None:

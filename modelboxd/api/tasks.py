@@ -13,7 +13,7 @@ from aiohttp import web
 
 from modelboxd.api.accept import prefers_raw
 from modelboxd.api.problems import Problem
-from modelboxd.api.routes import JSON, Answers, Body, Call, Param, Route, answer, nothing
+from modelboxd.api.routes import EVENTS, JSON, Answers, Body, Call, Param, Route, answer, nothing
 from modelboxd.api.schema import number, ref, text
 from modelboxd.api.task_events import Events
 from modelboxd.api.task_inputs import Inputs
@@ -48,7 +48,7 @@ class _Handlers:
         hook = query.get("webhook", "")
         if hook:
             self._tasks.webhooks.check(hook)
-        self._tasks.check_room(job_id, call.request.content_length or 0)
+        self._tasks.check_room(job_id, self._api.length(call.request, self._body))
         data = await self._api.read(call.request, self._body)
         request = Inputs(call, data, job, self._tasks.settings.max_json)
         lists = request.lists() if len(data) <= SMALL else await self._api.run(request.lists)
@@ -232,7 +232,7 @@ def routes(api: Api) -> list[Route]:
     stream = Answers(
         "Events `state`, `output` (with an id), `progress`, and `end` as the last one.",
         {"type": "string"},
-        "text/event-stream",
+        EVENTS,
     )
     raw = Answers("The bytes; X-Modelbox-Dtype and X-Modelbox-Shape say what they are.", {"type": "string"}, "*/*")
     output = (

@@ -75,7 +75,7 @@ class JobManager:
         self._lock = threading.Lock()  # of what drains
         self._reloading = threading.Lock()
         self._drains: set[threading.Thread] = set()
-        self._bad_files: dict[Path, str] = {}  # why they cannot be used, since they were read the last time
+        self._bad_files: set[Path] = set()  # those that could not be used when they were read the last time
         self.is_starting = True
         self._is_drained = False  # by drain_all(), and nothing was started since
 
@@ -117,7 +117,7 @@ class JobManager:
                 if self.is_stopping:  # then it is the stop that failed it
                     return len(failures)
                 failures.append(error)
-                self._bad_files[path] = _reason(error)
+                self._bad_files.add(path)
                 with logs.about(job=path.stem):
                     for problem in problems_of(error):
                         place = "" if str(path) in str(problem) else f"{path}: "
@@ -214,6 +214,8 @@ class JobManager:
                 raise JobStateError(f"job '{job_id}' runs already")
             self._start(record)
             self._keep(record)
+            if record.path is not None:
+                self._bad_files.discard(record.path)
         return record.view()
 
     def stop(self, job_id: str) -> JobView:
@@ -314,7 +316,8 @@ class JobManager:
 
     def reload(self) -> Reloaded:
         """Reads the graph files again: new ones start, changed ones are replaced, removed ones are drained, the others
-        stay as they are. One with an error is told, and its job goes on."""
+        stay as they are. One with an error is told, and its job goes on; it is tried again next time, changed or not,
+        since what was wrong may be a unit."""
         with self._reloading:
             if self.is_stopping:
                 raise ShutdownError("the service is stopping")
@@ -324,26 +327,22 @@ class JobManager:
         done = Reloaded()
         by_path = {record.path: record for record in self._table.all() if record.path is not None}
         for path in changes.removed:
-            self._bad_files.pop(path, None)
+            self._bad_files.discard(path)
             record = by_path.get(path)
             if record is not None:
                 with record.busy:
                     self._remove(record)
                 done.removed.append(record.id)
+        again = [path for path in changes.unchanged if path in self._bad_files]
         for path in changes.added:
             self._try(done, path, path.stem, done.added, partial(self._add_file, path))
-        for path in changes.changed:
+        for path in (*changes.changed, *again):
             record = by_path.get(path)
             if record is None:
                 self._try(done, path, path.stem, done.added, partial(self._add_file, path))
             else:
                 self._try(done, path, record.id, done.replaced, partial(self._replace_file, record))
-        for path in changes.unchanged:
-            name = by_path[path].id if path in by_path else path.stem
-            if path in self._bad_files:  # still; somebody who asks should not think that all is well
-                done.failed[name] = self._bad_files[path]
-            elif path in by_path:
-                done.unchanged.append(name)
+        done.unchanged += [by_path[path].id for path in changes.unchanged if path in by_path and path not in again]
         names = ("added", "replaced", "removed", "unchanged", "failed")
         counts = ", ".join(f"{len(getattr(done, name))} {name}" for name in names)
         log.info("graph files were read again: %s", counts)
@@ -353,9 +352,10 @@ class JobManager:
         """`action` gives the id of the job, for `names`."""
         try:
             names.append(action())
-            self._bad_files.pop(path, None)
+            self._bad_files.discard(path)
         except ModelBoxError as error:
-            done.failed[name] = self._bad_files[path] = _reason(error)
+            done.failed[name] = _reason(error)
+            self._bad_files.add(path)
             self._tell_failed(name, error)
 
     def _add_file(self, path: Path) -> str:
@@ -380,7 +380,10 @@ class JobManager:
         with record.busy:
             self._table.check_there(record)
             with logs.about(job=record.id):
-                self._replace(record, None)
+                if record.present_state() is State.FAILED:
+                    self._start(record)  # which says of it what is wrong now
+                else:
+                    self._replace(record, None)
         return record.id
 
     def _keep(self, record: Record, *, stopped: bool = False) -> None:

@@ -90,7 +90,8 @@ class TaskManager:
     # ---- asked for ------------------------------------------------------------------------------------------------
 
     def check_room(self, job: str, size: int) -> None:
-        """Whether one more task with inputs of `size` bytes may come. Raises BusyError, OutOfMemoryError,
+        """Whether one more task with inputs of `size` bytes may come. Nothing goes for it yet: what a client says of a
+        body that is still to come may not cost others their results. Raises BusyError, OutOfMemoryError,
         ShutdownError."""
         if self._closed or self._jobs.is_stopping:
             raise ShutdownError("the service is stopping")
@@ -101,7 +102,7 @@ class TaskManager:
             error = BusyError(f"{self.waiting} tasks wait already", hint="tasks.queue and tasks.max_tasks say how many")
             error.retry_after_s = 1.0
             raise error
-        if not self.results.make_room(size):
+        if not self.results.has_room(size):
             raise OutOfMemoryError(
                 f"no room for {size} bytes of inputs", hint=f"tasks.memory = {self.settings.memory}; try again later"
             )
@@ -120,6 +121,7 @@ class TaskManager:
         """A task that waits for its turn, or runs already; without `keep` nothing is known of it when it is over, but
         to who holds it. Raises BusyError, OutOfMemoryError, ShutdownError."""
         self.check_room(job, size)
+        self.results.make_room(size)
         line = self._lines.setdefault(job, _Line())
         self._numbers += 1
         task = Task(job, inputs, size, self._numbers, priority, timeout_s, Hook(hook) if hook else None, keep)

@@ -105,6 +105,7 @@ class Task:
     result_bytes: int = 0
     error: ModelBoxError | None = None
     dropped: bool = False  # its outputs are no longer kept
+    gone: int = 0  # how many there were
     session: Session | None = None  # while it runs
     account: Account | None = None  # what it costs
     cancelled: ModelBoxError | None = None  # why it is being cancelled

@@ -29,6 +29,7 @@ class Results:
         self._full: OrderedDict[str, Task] = OrderedDict()  # those of them that hold outputs
         self._timer: asyncio.TimerHandle | None = None
         self.bytes = 0  # inputs that wait, outputs that are kept
+        self._full_bytes = 0  # those of them that may go
 
     def add(self, task: Task) -> None:
         """A new one."""
@@ -54,17 +55,25 @@ class Results:
         """Inputs are gone."""
         self.bytes -= size
 
+    def has_room(self, size: int) -> bool:
+        """Whether `size` bytes more may be held once outputs of tasks that are over are gone."""
+        return self.bytes - self._full_bytes + size <= self._limit
+
     def make_room(self, size: int) -> bool:
-        """Whether `size` bytes more may be held; outputs of tasks that are over may have to go."""
+        """Whether `size` bytes more may be held; outputs of tasks that are over may have to go. Where that would not
+        help they stay."""
+        if not self.has_room(size):
+            return False
         while self._limit < self.bytes + size and self._full:
             self.drop(next(iter(self._full.values())))
-        return self.bytes + size <= self._limit
+        return True
 
     def ended(self, task: Task) -> None:
         """It is over, and kept from now on."""
         self._over[task.id] = task
         if task.outputs:
             self._full[task.id] = task
+            self._full_bytes += held_by(task)
         while len(self._over) > KEPT_MAX:
             self.remove(next(iter(self._over.values())))
         self.make_room(0)
@@ -73,13 +82,16 @@ class Results:
 
     def forget(self, task: Task) -> None:
         """It is over, and not kept; what it holds is its holder's."""
-        self.bytes -= sum(output.size for output in task.outputs)
+        self.bytes -= held_by(task)
         self._tasks.pop(task.id, None)
 
     def drop(self, task: Task) -> None:
         """Lets the outputs of a task go that is over."""
         if self._full.pop(task.id, None) is not None:
-            self.bytes -= sum(output.size for output in task.outputs)
+            size = held_by(task)
+            self.bytes -= size
+            self._full_bytes -= size
+            task.gone = len(task.outputs)
             task.outputs = []
             task.dropped = True
 
@@ -106,3 +118,8 @@ class Results:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def held_by(task: Task) -> int:
+    """Bytes of its outputs."""
+    return sum(output.size for output in task.outputs)

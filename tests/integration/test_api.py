@@ -257,6 +257,36 @@ def test_reload(server: Server, tmp_path: Path, how: str) -> None:
     assert (status, problem["code"]) == (409, "job_state")
 
 
+@pytest.mark.parametrize("how", ["post", "hangup"])
+def test_files_that_failed_are_tried_again_on_reload(server: Server, tmp_path: Path, how: str) -> None:
+    """What is wrong with a graph may be mended elsewhere, in a unit: its own file need not change."""
+
+    def failed() -> Any:
+        return server.ask("GET", "/v1/jobs/waits")[1]
+
+    http_graph(tmp_path / "graph", "late", name="waits.toml")
+    reload(server, how)
+    first = failed()
+    assert first["state"] == "failed" and "name: late" in first["error"]
+    (tmp_path / "graph" / "late.wrong").mkdir()
+    (tmp_path / "graph" / "late.wrong" / "late.toml").write_text("[base\n")
+    done = reload(server, how)
+    assert failed()["state"] == "failed" and "late.toml:1" in failed()["error"]
+    if done:
+        assert done["failed"] == {"waits": failed()["error"]} and done["unchanged"] == []
+    (tmp_path / "graph" / "late.wrong" / "late.toml").unlink()
+    write_unit(tmp_path / "graph", "late", ECHO)
+    done = reload(server, how)
+    assert (failed()["state"], failed()["error"]) == ("running", "")
+    if done:
+        assert (done["replaced"], done["failed"]) == (["waits"], {})
+    started = failed()["started_at"]
+    done = reload(server, how)
+    assert failed()["started_at"] == started
+    if done:
+        assert (done["unchanged"], done["replaced"]) == (["waits"], [])
+
+
 def test_replacing_under_load_loses_nothing(tmp_path: Path) -> None:
     replace_under_load(tmp_path, 10)
 

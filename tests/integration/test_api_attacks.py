@@ -120,6 +120,38 @@ def test_sizes(server: Server) -> None:
     lives(server)
 
 
+def test_heads(server: Server) -> None:
+    """HEAD is GET without the body, with the same role, and not where the answer has no end."""
+    for path in ("/health/ready", "/v1/jobs", "/metrics", "/openapi.json", "/v2"):
+        status, body, headers = server.ask("HEAD", path)
+        assert (status, body) == (200, None) and int(headers["Content-Length"]) > 0
+    # What follows is the next answer, not the body of this one.
+    both = b"HEAD /v1/jobs HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
+    with socket.create_connection(("127.0.0.1", server.api), LIMIT_S) as sock:
+        sock.sendall(both)
+        answer = b""
+        while answer.count(b"\r\n\r\n") < 2:
+            answer += sock.recv(65536)
+    assert answer.count(b"HTTP/1.1 200 OK") == 2 and b"{" not in answer
+    status, _, headers = server.ask("DELETE", "/v1/jobs")
+    assert (status, headers["Allow"]) == (405, "GET, HEAD, POST")
+    status, _, headers = server.ask("HEAD", "/v1/tasks/x/events")
+    assert (status, headers["Allow"]) == (405, "GET")
+    assert server.ask("HEAD", "/v1/jobs/nope")[0] == 404
+
+
+def test_names_in_the_request_line(server: Server) -> None:
+    for name, expected in (("evil.com", 403), ("localhost", 200), (f"127.0.0.1:{server.api}", 200)):
+        head = f"GET http://{name}/v1/jobs HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        assert status_of(server, head.encode()) == expected
+
+
+def test_codings(server: Server) -> None:
+    head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: "
+    assert status_of(server, head + b"gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n") == 501
+    assert status_of(server, head + b"chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n") == 422
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -25,9 +25,9 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from modelboxd.api.tokens import new_token, write_token
+from tests.integration.inference import linear
 from tests.integration.models import write_linear
 from tests.integration.server import LIMIT_S, TOP, Server, with_api
-from tests.integration.test_inference import linear
 from tests.unit.http.test_listener import certificate
 
 CONFIG = '[server]\nport = 0\nmax_body = "1MB"\n[inference]\ngrpc = true\ngrpc_port = 0\n[tasks]\nmax_json = "256KB"\n'

@@ -24,6 +24,7 @@ class Request:
         self.headers = CIMultiDict(
             {"Host": "localhost", **{name.replace("_", "-"): value for name, value in headers.items()}}
         )
+        self.host = self.headers["Host"]
         self._certificate = certificate
 
     def get_extra_info(self, name: str) -> Any:

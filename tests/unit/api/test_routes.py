@@ -38,6 +38,7 @@ def router() -> Router:
         ("DELETE", "/v1/mb/x", "DELETE /v1/mb/{path*}", {"path": "x"}),
         ("GET", "/v1/mb/x", "GET /v1/mb/{id}", {"id": "x"}),
         ("GET", "/v1/mb/x/y/z", "GET /v1/mb/{path*}", {"path": "x/y/z"}),
+        ("HEAD", "/v1/jobs", "GET /v1/jobs", {}),
     ],
 )
 def test_finds(router: Router, method: str, path: str, found: str, values: dict[str, str]) -> None:
@@ -55,8 +56,8 @@ def test_finds(router: Router, method: str, path: str, found: str, values: dict[
         ("GET", "/v1//jobs", 404, {}),
         ("GET", "/v1/jobs//start", 404, {}),
         ("GET", "/v1/jobs/%FF", 400, {}),
-        ("DELETE", "/v1/jobs/a", 405, {"Allow": "GET, PUT"}),
-        ("PATCH", "/v1/mb/x", 405, {"Allow": "DELETE, GET"}),
+        ("DELETE", "/v1/jobs/a", 405, {"Allow": "GET, HEAD, PUT"}),
+        ("PATCH", "/v1/mb/x", 405, {"Allow": "DELETE, GET, HEAD"}),
     ],
 )
 def test_refuses(router: Router, method: str, path: str, status: int, headers: dict[str, str]) -> None:
