@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from dataclasses import asdict, dataclass
@@ -74,6 +75,16 @@ def process_state(pid: int) -> tuple[str, float]:
     except OSError:
         return "", 0.0
     return fields[0], (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def waits_of(pid: int) -> dict[int, float]:
+    """Seconds that each thread of a process was ready to run and had no CPU, so far; empty where the kernel does not
+    tell."""
+    waits: dict[int, float] = {}
+    with contextlib.suppress(OSError, ValueError, IndexError):  # it has ended, or the kernel does not count
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            waits[int(task.name)] = int((task / "schedstat").read_text().split()[1]) / 1e9
+    return waits
 
 
 def memory_of(pid: int) -> int:

@@ -4,7 +4,7 @@ While a worker holds messages it is looked at every `period_s`. What counts as a
 reply to a ping. The ping is answered by a thread of the worker that needs the interpreter for it, so a stopped process
 and C code that keeps the interpreter locked are silent, while Python code and C code that lets go of it answer, however
 long they take. Nothing is judged earlier than the limits say; time in which the daemon itself did not run is not
-counted.
+counted, nor as silence the time in which the worker waited for a CPU.
 """
 
 from __future__ import annotations
@@ -87,6 +87,10 @@ class Pulse:
         late = limits.call_s and calls > 1 and now - self._call_since >= limits.call_s
         self.wants_ping = not self._asked and (bool(late) or now - self._sign >= limits.ask_s)
         return None
+
+    def starved(self, seconds: float) -> None:
+        """A thread of the worker was ready to run for so long and had no CPU: that is no silence."""
+        self._sign += seconds
 
     def asked(self, now: float) -> None:
         """A ping has gone out."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from modelboxd.workers import heart
-from modelboxd.workers.health import evidence, memory_of, process_state
+from modelboxd.workers.health import evidence, memory_of, process_state, waits_of
 from modelboxd.workers.pulse import Limits, Pulse, Verdict
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Watchdog:
         self._token = 0
         self._waiting = False  # for the answer to a ping
         self._cpu = (0.0, 0.0)  # CPU seconds used, and when that was
+        self._waits: tuple[dict[int, float], float] = ({}, 0.0)  # waits_of() it, and when that was
         self._tell_s = TELL_S
         self._stop_timer: Any = None
         self._over = False
@@ -84,6 +85,8 @@ class Watchdog:
     def look(self, oldest: int, calls: int, wanted: bool) -> None:
         """See Pulse.look(); called every period_s while there is work, and once when there is none any more."""
         now = time.monotonic()
+        if self._waiting and self._silence_s:
+            self._excuse_starved(now)
         verdict = self._pulse.look(now, oldest, calls, wanted)
         if verdict is not None:
             self._judge(verdict, now)
@@ -113,8 +116,19 @@ class Watchdog:
             text += f"; it was at {self.where}"
         self._condemn(text, verdict.timed_out)
 
+    def _excuse_starved(self, now: float) -> None:
+        """On a busy machine a worker may get no CPU to answer with."""
+        before, since = self._waits
+        self._waits = (waits_of(self._pid), now)
+        starved = max(
+            (waited - before[thread] for thread, waited in self._waits[0].items() if thread in before), default=0.0
+        )
+        self._pulse.starved(min(max(starved, 0.0), now - since))
+
     def _ping(self, now: float) -> None:
         self._cpu = (process_state(self._pid)[1], now)
+        if self._silence_s:
+            self._waits = (waits_of(self._pid), now)
         self._pulse.asked(now)
         if self._waiting:
             return  # for the answer to an earlier one

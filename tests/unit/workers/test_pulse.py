@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from typing import Any
 
+from modelboxd.workers.health import waits_of
 from modelboxd.workers.pulse import Limits, Pulse, Verdict
 
 
@@ -109,3 +113,23 @@ def test_a_late_reply_belongs_to_the_ping_only() -> None:
     assert watched.pulse.replied(watched.now, 0.0) is None
     after, _ = found(watched.run(100, oldest=2))
     assert 30 <= after < 32
+
+
+def test_time_without_a_cpu_is_no_silence() -> None:
+    pulse = Pulse(Limits(silence_s=1.0))
+    pulse.look(1000.0, 1, 1, True)
+    pulse.asked(1000.4)
+    looks = [1000.4 + 0.2 * number for number in range(1, 11)]
+    for now in looks:
+        pulse.starved(0.2)  # all the time since the last look
+        assert pulse.look(now, 1, 1, True) is None
+    for number in range(1, 6):  # now it runs, and says nothing
+        verdict = pulse.look(looks[-1] + 0.2 * number, 1, 1, True)
+    assert verdict is not None and verdict.silent
+
+
+def test_a_process_that_has_a_cpu_is_not_starved_for_longer_than_it_lives() -> None:
+    waits = waits_of(os.getpid())
+    assert threading.get_native_id() in waits
+    assert all(0 <= seconds < time.monotonic() for seconds in waits.values())
+    assert waits_of(0) == {}
