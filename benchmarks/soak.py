@@ -1,8 +1,9 @@
 """`python benchmarks/soak.py MINUTES`: mixed good and bad requests against both examples, memory and descriptors watched.
 
-With `--kill-workers` worker processes are killed at random moments as well: requests may then fail with 500 or
-503, or 408 where no worker comes back in time, but each is answered, and most are answered well. Samples with a worker
-missing do not count.
+With `--kill-workers` there is a graph of Python units more, a normal and a stream one with two workers each, and worker
+processes and the python-master are killed or stopped at random moments: requests may then fail with 500 or 503, or 408
+where no worker comes back in time, but each is answered within 60 s, and most are answered well. In the end all workers
+are ready and every kind of request is answered well again. Samples with a worker missing do not count.
 
 Samples the resident memory, shared memory, descriptors, threads and processes of the daemon and its children every
 few seconds. Fails when a good request is not answered well, a bad one is not refused, or something grows after the
@@ -33,21 +34,66 @@ from growth import grown
 TOP = Path(__file__).resolve().parents[1]
 SAMPLE_S = 5.0
 GROWTH_MB = 12.0  # of private and of shared memory, over the watched time; noise of allocators stays well below
+HEARTBEAT_MS = 2000  # so that stopped workers are replaced in less time than passes between two kills
+WHOLE_S = 60.0  # after the last kill, until all is well again
+UNIT = """import _flowunit as modelbox
+class Unit(modelbox.FlowUnit):
+    def process(self, context):
+        for buffer in context.input("in"):
+            context.output("out").push_back(buffer)
+        return modelbox.Status()
+"""
+GRAPH = """[driver]
+dir = ["."]
+[graph]
+format = "graphviz"
+graphconf = '''digraph twice {
+    receive [flowunit=httpserver_sync_receive, endpoint="http://127.0.0.1:0/twice"]
+    normal  [flowunit=normal, workers=2]
+    stream  [flowunit=stream, workers=2]
+    reply   [flowunit=httpserver_sync_reply]
+    receive:out_request_info -> normal:in
+    normal:out -> stream:in
+    stream:out -> reply:in_reply_info
+}'''
+"""
 
 
-def start(scratch: Path) -> tuple[subprocess.Popen[str], dict[str, int]]:
+def write_twice(folder: Path) -> Path:
+    """A graph of two Python units that pass on what they get."""
+    for name in ("normal", "stream"):
+        (folder / f"{name}.py").write_text(UNIT)
+        (folder / f"{name}.toml").write_text(
+            f'[base]\nname = "{name}"\ntype = "python"\ndevice = "cpu"\nversion = "1.0.0"\ndescription = "{name}"\n'
+            f'entry = "{name}@Unit"\nstream = {str(name == "stream").lower()}\n'
+            '[input.input1]\nname = "in"\n[output.output1]\nname = "out"\n'
+        )
+    (folder / "twice.toml").write_text(GRAPH)
+    return folder / "twice.toml"
+
+
+def start(scratch: Path, kill_workers: bool) -> tuple[subprocess.Popen[str], dict[str, int]]:
     """The daemon on both examples with ports that the kernel chose."""
-    (scratch / "modelbox.conf").write_text(f'[server]\nport = 0\nstate_dir = "{scratch}/state"\n')
+    conf = f'[server]\nport = 0\nstate_dir = "{scratch}/state"\n'
+    if kill_workers:
+        conf += f"[python]\nheartbeat_timeout_ms = {HEARTBEAT_MS}\n"
+    (scratch / "modelbox.conf").write_text(conf)
     command = [sys.executable, "-m", "modelboxd", "-V", "-c", str(scratch / "modelbox.conf")]
     for name, port in (("hello_world", 7770), ("text_detection", 7771)):
         example = TOP / "examples" / name
         text = (example / f"graph/{name}.toml").read_text().replace(f"127.0.0.1:{port}", "127.0.0.1:0")
         (scratch / f"{name}.toml").write_text(text.replace("../flowunit", str(example / "flowunit")))
         command += ["--graph", str(scratch / f"{name}.toml")]
+    if kill_workers:
+        command += ["--graph", str(write_twice(scratch))]
     daemon = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=TOP)
     ports = []
+    api = 0
     assert daemon.stderr is not None
     for line in daemon.stderr:
+        found = re.search(r"the API listens on http://.*:(\d+)", line)
+        if found:
+            api = int(found[1])
         found = re.search(r"node '\w+' listens on .* \(port (\d+)\)", line)
         if found:
             ports.append(int(found[1]))
@@ -56,7 +102,8 @@ def start(scratch: Path) -> tuple[subprocess.Popen[str], dict[str, int]]:
     else:
         sys.exit("the daemon did not start")
     threading.Thread(target=lambda: [None for _ in daemon.stderr or ()], daemon=True).start()
-    return daemon, dict(zip(("hello", "text"), ports, strict=True))
+    names = ("hello", "text", "twice") if kill_workers else ("hello", "text")
+    return daemon, dict(zip(names, ports, strict=True)) | {"api": api}
 
 
 class Load:
@@ -92,6 +139,21 @@ class Load:
             ("abort", "text", "/v1/text", photo, set(), 2),
         ]
 
+        if "twice" in ports:
+            self.kinds += [
+                ("twice", "twice", "/twice", b"Ada", {200}, 40),
+                ("twice large", "twice", "/twice", b"x" * 300_000, {200}, 10),
+            ]
+
+    def is_whole(self) -> bool:
+        """Whether the server says that work can flow, and the kinds that are answered with 200 are."""
+        try:
+            return self.send("api", "/health/ready", b"", "GET") == 200 and all(
+                self.send(port, path, body) == 200 for _, port, path, body, good, _ in self.kinds if good == {200}
+            )
+        except OSError:
+            return False
+
     def run(self, seed: int) -> None:
         chooser = random.Random(seed)
         weights = [kind[-1] for kind in self.kinds]
@@ -108,7 +170,7 @@ class Load:
             elif good and status not in good:
                 self.wrong[f"{name}: {status}"] += 1
 
-    def send(self, port: str, path: str, body: bytes | None) -> int:
+    def send(self, port: str, path: str, body: bytes | None, method: str = "POST") -> int:
         connection = http.client.HTTPConnection("127.0.0.1", self.ports[port], timeout=60)
         try:
             if body is None:  # 200 MB announced, nothing sent
@@ -116,7 +178,7 @@ class Load:
                 connection.putheader("Content-Length", str(200 << 20))
                 connection.endheaders()
             else:
-                connection.request("POST", path, body)
+                connection.request(method, path, body)
             response = connection.getresponse()
             response.read()
             return response.status
@@ -133,9 +195,10 @@ class Load:
 
 
 class Killer:
-    """Kills a random worker process every few seconds."""
+    """Kills or stops a random worker process every few seconds, and one time out of ten the python-master."""
 
-    SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
+    SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
+    MASTER = 0.1
 
     def __init__(self, daemon: int, every_s: float, stop: threading.Event) -> None:
         self.killed: Counter[str] = Counter()
@@ -146,19 +209,21 @@ class Killer:
     def run(self) -> None:
         chooser = random.Random(1)
         while not self._stop.wait(chooser.expovariate(1 / self._every_s)):
-            workers = [one for one in self._daemon.children(recursive=True) if self._is_worker(one)]
-            if workers:
-                which = chooser.choice(self.SIGNALS)
+            title, which = "python-worker", chooser.choice(self.SIGNALS)
+            if chooser.random() < self.MASTER:
+                title, which = "python-master", signal.SIGKILL
+            found = [one for one in self._daemon.children(recursive=True) if self._is(one, title)]
+            if found:
                 try:
-                    chooser.choice(workers).send_signal(which)
+                    chooser.choice(found).send_signal(which)
                 except psutil.NoSuchProcess:
                     continue
-                self.killed[which.name] += 1
+                self.killed[f"{title} {which.name}"] += 1
 
     @staticmethod
-    def _is_worker(process: psutil.Process) -> bool:
+    def _is(process: psutil.Process, title: str) -> bool:
         try:
-            return "python-worker" in " ".join(process.cmdline())
+            return title in " ".join(process.cmdline())
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             return False
 
@@ -185,7 +250,7 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=5.0, help="seconds between two kills, on average")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        daemon, ports = start(Path(scratch))
+        daemon, ports = start(Path(scratch), options.kill_workers)
         load = Load(ports, frozenset({408, 500, 503}) if options.kill_workers else frozenset())
         killer = Killer(daemon.pid, options.every, load.stop)
         if options.kill_workers:
@@ -215,6 +280,12 @@ def main() -> int:
         for client in clients:
             client.join()
         died = daemon.poll()
+        end = time.monotonic() + WHOLE_S
+        while died is None and not load.is_whole():
+            if time.monotonic() > end:
+                load.wrong["not all is well again"] += 1
+                break
+            threading.Event().wait(0.5)
         daemon.send_signal(signal.SIGTERM)
         code = daemon.wait(90)
     if options.kill_workers:
