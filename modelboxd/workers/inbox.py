@@ -63,6 +63,10 @@ class Inbox:
         """Nothing more is read."""
         self._over = True
         self._io.loop.remove_reader(self._sock)
+        # A lost worker is remembered for a while, by timers and by who asks for its cause: not with its buffer.
+        self._incoming = bytearray()
+        self._places = [self._incoming]
+        self._view = memoryview(self._incoming)
 
     def _readable(self) -> None:
         for _ in range(READS):

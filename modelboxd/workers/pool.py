@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import json
 import logging
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 READY_TIMEOUT_S = 30.0
 MSG_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 DROPPED_S = 0.25  # after which those that have nothing to do hear of memory that others have given back
+COLLECT_EVERY = 64  # workers that are gone
 FORK_LIMIT_S = 30.0  # a master that takes longer to fork is replaced, and all its workers with it
 
 
@@ -51,6 +53,7 @@ class WorkerPool:
         self._ready = threading.Event()
         self._workers: dict[int, tuple[Worker, bytes]] = {}
         self._stack_files: dict[int, StackFile] = {}  # by the number of the worker
+        self._forgotten = 0  # workers that are gone
         self._master_stacks: StackFile | None = None
         self._closing = False
         self._telling = False  # _tell_dropped() will be called
@@ -204,6 +207,10 @@ class WorkerPool:
         stacks = self._stack_files.pop(number, None)
         if stacks is not None:
             stacks.close()
+        # A worker's objects refer to each other, and what has lived long is seldom looked at (see daemon.py).
+        self._forgotten += 1
+        if self._forgotten % COLLECT_EVERY == 0:
+            gc.collect()
 
     def asked(self) -> list[Asked]:
         """All processes that can be asked for their stacks. [any thread]"""

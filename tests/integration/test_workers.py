@@ -145,12 +145,14 @@ def test_killed_worker_fails_what_it_held_and_is_replaced(caller: Caller, tmp_pa
     )
     group = caller.start(unit)
     (first,) = caller.call(group, "pid")
+    lost = group.workers[0]
     with pytest.raises(
         WorkerLostError, match=r"python worker job/node#0 \(pid \d+\) was killed by SIGKILL while it held 1 call"
     ):
         caller.call(group, "die")
     (second,) = caller.call(group, "pid")
     assert str(first) != str(second)
+    assert lost.inbox._incoming == b""  # it is still known, but not with its buffer
     assert group.restarts == 1
     group.close(LIMIT_S)
 
