@@ -141,7 +141,8 @@ class Api:
             self.limits.check_request(address, now)
             route, path = self.router.find(request.method, raw_path)
             shape = route.shape
-            call = Call(request, route, path, self._query(request, route), self._client(request, route, address, now))
+            client = self._client(request, route, address, now)
+            call = Call(request, route, path, self._query(request, route), client)
             self._check_path(call)
             check_coding(request)
             if route.body is not None and not route.body.streamed:

@@ -28,7 +28,14 @@ from modelboxd.jobs.model import (
     problems_of,
 )
 from modelboxd.server.answer import SECURITY_HEADERS, Answer, Headers, json_answer
-from modelboxd.tasks.model import NoSuchTaskError, TaskCancelledError, TaskInputError, TaskResultError
+from modelboxd.tasks.model import (
+    NoSuchTaskError,
+    ResultLateError,
+    ResultLostError,
+    TaskCancelledError,
+    TaskInputError,
+    TaskResultError,
+)
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -57,6 +64,8 @@ _KINDS: tuple[tuple[type[ModelBoxError], int, str], ...] = (
     (NoSuchTaskError, 404, "no_such_task"),
     (TaskCancelledError, 409, "cancelled"),
     (TaskInputError, 422, "not_valid"),
+    (ResultLostError, 502, "worker_lost"),
+    (ResultLateError, 504, "timed_out"),
     (TaskResultError, 422, "unit_failed"),
     (InternalError, 500, "internal"),
     (GraphError, 422, "bad_graph"),

@@ -267,6 +267,8 @@ def test_tokens(tmp_path: Path) -> None:
         ):
             status, _, headers = server.ask(method, path)
             assert (status, headers["WWW-Authenticate"]) == (401, 'Bearer realm="modelbox"')
+        for path in ("/v1/jobs?token=x", "/v1/tasks/x?wait=y", "/v1/jobs/"):  # nothing is told before that
+            assert server.ask("GET", path)[0] == 401
         new = {"id": "echo", "graph": ECHO_GRAPH}
         assert [ask(role, "POST", "/v1/jobs", new) for role in ("read", "operate", "admin")] == [403, 403, 201]
         assert [ask(role, "POST", "/v1/jobs/echo/stop") for role in ("read", "operate")] == [403, 200]
