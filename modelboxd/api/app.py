@@ -17,7 +17,7 @@ from modelboxd.api.access import Access, check_role
 from modelboxd.api.grpc_server import GrpcServer
 from modelboxd.api.inflate import ENCODINGS, inflate
 from modelboxd.api.limits import Limits
-from modelboxd.api.problems import Problem, Shape, problem_answer, problem_of
+from modelboxd.api.problems import Problem, Shape, as_problem, problem_answer, problem_of
 from modelboxd.api.routes import Body, Call, Route, Router, parse_json
 from modelboxd.api.schema import Schema, Schemas, convert
 from modelboxd.api.tokens import Role
@@ -82,6 +82,7 @@ class Api:
                 tls=tls,
                 exclusive=True,
                 max_connections=min(server.max_connections, files_max() // 2),
+                shape=as_problem,
             )
         except ConfigError as error:
             where = self.settings.origins.get("server.port")
@@ -141,7 +142,8 @@ class Api:
             self.limits.check_request(address, now)
             route, path = self.router.find(request.method, raw_path)
             shape = route.shape
-            call = Call(request, route, path, self._query(request, route), self._client(request, route, address, now))
+            client = self._client(request, route, address, now)
+            call = Call(request, route, path, self._query(request, route), client)
             self._check_path(call)
             check_coding(request)
             if route.body is not None and not route.body.streamed:
@@ -156,7 +158,7 @@ class Api:
         except TimeoutError:
             problem = Problem(408, "too_late", "the request did not arrive in time", close=True)
         except Refused as refused:
-            return refused.answer.response()
+            return as_problem(refused.answer).response()
         except (ConnectionError, asyncio.CancelledError, web.RequestPayloadError):
             raise
         except Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -28,7 +29,14 @@ from modelboxd.jobs.model import (
     problems_of,
 )
 from modelboxd.server.answer import SECURITY_HEADERS, Answer, Headers, json_answer
-from modelboxd.tasks.model import NoSuchTaskError, TaskCancelledError, TaskInputError, TaskResultError
+from modelboxd.tasks.model import (
+    NoSuchTaskError,
+    ResultLateError,
+    ResultLostError,
+    TaskCancelledError,
+    TaskInputError,
+    TaskResultError,
+)
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -57,6 +65,8 @@ _KINDS: tuple[tuple[type[ModelBoxError], int, str], ...] = (
     (NoSuchTaskError, 404, "no_such_task"),
     (TaskCancelledError, 409, "cancelled"),
     (TaskInputError, 422, "not_valid"),
+    (ResultLostError, 502, "worker_lost"),
+    (ResultLateError, 504, "timed_out"),
     (TaskResultError, 422, "unit_failed"),
     (InternalError, 500, "internal"),
     (GraphError, 422, "bad_graph"),
@@ -124,6 +134,16 @@ def problem_of(error: ModelBoxError) -> Problem:
 
 
 Shape = Callable[[Problem], Answer]
+# Of what is wrong before there is a request that a route could answer.
+_EARLY = {408: "too_late", 413: "too_large", 431: "head_too_large", 500: "internal", 503: "busy", 404: "not_found"}
+
+
+def as_problem(answer: Answer) -> Answer:
+    """What the HTTP server made with error_answer(), as problem JSON."""
+    detail = json.loads(answer.body)["error_msg"]
+    headers = {name: text for name, text in answer.headers.fields.items() if name == "Retry-After"}
+    code = _EARLY.get(answer.status, "bad_request")
+    return problem_answer(Problem(answer.status, code, detail, headers, close=answer.close))
 
 
 def problem_answer(problem: Problem) -> Answer:

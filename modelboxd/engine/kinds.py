@@ -137,7 +137,7 @@ class StreamKind(Kind):
                 part.pieces = part.pieces[number:]
                 break
             else:
-                lists = results(self.step, piece, 1 if piece.reason != "ProcessError" else max(piece.count, 1))
+                lists = results(self.step, piece, 1 if piece.reason == "DataPreError" else max(piece.count, 1))
                 if piece.error is not None and piece.outputs:  # behind the errors stands what data_post gave
                     lists = [concat([errors, given]) for errors, given in zip(lists, piece.outputs, strict=True)]
                 if piece.metas and any(piece.metas):

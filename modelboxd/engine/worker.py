@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from modelbox._core import lib
 from modelbox._core.memory import new_list
-from modelbox.errors import InternalError, ModelBoxError, UnitError, WorkerLostError
+from modelbox.errors import InternalError, ModelBoxError, TimedOutError, UnitError, WorkerLostError
 from modelboxd.engine.calls import Call, RuleBroken, port_metas, results
 from modelboxd.engine.errors import all_seen, mark_called, merge, split
 from modelboxd.engine.feed import Feed, Part
@@ -286,6 +286,10 @@ class WorkerStep(Step):
             for items in answer.outputs:
                 lib.mb_list_born(items, 0, self.out_depth)
             return
+        if isinstance(error, WorkerLostError):
+            call.reason = "WorkerLost"
+        elif isinstance(error, TimedOutError):
+            call.reason = "WorkerTimedOut"
         call.error = RuleBroken(f"node '{self.name}': {error}") if answer.rule or answer.stops else error
         if not isinstance(error, WorkerLostError):
             log.warning("node '%s': %s", self.name, error, extra=self.about)

@@ -18,7 +18,7 @@ from modelbox.dtypes import ModelBoxDataType
 from modelboxd.inference.errors import InferenceError, ModelStateError
 from modelboxd.inference.model import NUMPY, Model, Port
 from modelboxd.inference.request import NAME_MAX, TENSORS_MAX, Given, Request, Tensor, Wanted, check_shape
-from modelboxd.tasks.model import Output, TaskResultError
+from modelboxd.tasks.model import Output, result_error
 from modelboxd.tasks.numbers import to_array
 from modelboxd.tasks.values import DTYPES, Value, to_core
 
@@ -186,7 +186,7 @@ def unpack(model: Model, wanted: list[Wanted], outputs: list[Output], batch: int
     for output in outputs:
         if output.error is not None:
             code, message, node = output.error
-            raise TaskResultError(message, unit_code=code, node=node)
+            raise result_error(code, message, node)
         by_node.setdefault(output.node, []).append(output)
     names = [item.name for item in wanted] or list(model.outputs)
     return [_tensor(model, model.outputs[name], by_node.get(model.outputs[name].node, []), batch) for name in names]

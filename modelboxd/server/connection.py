@@ -65,6 +65,9 @@ class Port(Protocol):
     def judge(self, raw: bytes) -> Head | None:
         """The head with its unit; None: all is left to aiohttp."""
 
+    def shaped(self, answer: Answer) -> Answer:
+        """An error that was made with error_answer(), in the form that this port has for errors."""
+
     def joined(self, connection: Connection) -> None: ...
 
     def left(self, connection: Connection) -> None: ...
@@ -299,6 +302,7 @@ class Connection:  # an asyncio.Protocol in form, not by name: a compiled class 
                 max_line_size=LINE_MAX,
                 max_field_size=LINE_MAX,
             )
+            other.shaped = port.shaped
             assert self._transport is not None
             other.connection_made(self._transport)
             if self._full:
@@ -407,6 +411,7 @@ class Connection:  # an asyncio.Protocol in form, not by name: a compiled class 
 
     def _refuse(self, answer: Answer) -> None:
         """The last answer of the connection, while nothing is under way."""
+        answer = self._port.shaped(answer)
         if self._transport is not None:
             self._transport.write(answer.headers.message(answer.status, answer.body, True))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
-from modelboxd.server.answer import error_answer
+from modelboxd.server.answer import Answer, error_answer
 from modelboxd.server.head import LINE_MAX
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,8 @@ TELLS_IDLE = {"_waiter", "_messages"} <= set(getattr(web.RequestHandler, "__slot
 class Handling(web.RequestHandler):
     """aiohttp's connection. What clients do wrong is their affair: 400 as JSON, a line for those who debug."""
 
-    __slots__ = ()
+    __slots__ = ("shaped",)
+    shaped: Callable[[Answer], Answer]  # as the port's errors are
 
     def handle_error(
         self,
@@ -36,9 +38,9 @@ class Handling(web.RequestHandler):
         else:
             log.debug("no well-formed HTTP from %s: %s", request.remote, message)
         if isinstance(exc, LineTooLong) or "too many headers" in str(exc).lower():
-            return HEAD_TOO_LARGE.response()
+            return self.shaped(HEAD_TOO_LARGE).response()
         text = "internal error" if status >= 500 else "the request is not well-formed HTTP"
-        return error_answer(status, text, close=True).response()
+        return self.shaped(error_answer(status, text, close=True)).response()
 
     def is_idle(self) -> bool:
         """Waits for a request, of which nothing or only a part of the head is there."""

@@ -20,7 +20,7 @@ from aiohttp import web
 
 from modelbox.errors import ConfigError
 from modelboxd import systemd
-from modelboxd.server.answer import error_answer
+from modelboxd.server.answer import Answer, error_answer
 from modelboxd.server.body import Bodies
 from modelboxd.server.connection import Connection, Direct
 from modelboxd.server.head import Head, HeadReader
@@ -93,6 +93,7 @@ class _Port:
         self.server: asyncio.AbstractServer | None = None
         self.connections: dict[Connection, None] = {}  # in the order they came
         self.max_connections = 0  # 0: no limit
+        self.shape: Callable[[Answer], Answer] | None = None  # of errors
         self._ticking = False
         self._reader: HeadReader | None = None
         self._heads: dict[bytes, Head] = {}
@@ -130,18 +131,18 @@ class _Port:
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
         found = self._find(request.rel_url.path)
         if found is None and self.stopping:  # its unit is gone already
-            return STOPPING.response()
+            return self.shaped(STOPPING).response()
         if found is None:
-            return error_answer(404, "no such path").response()
+            return self.shaped(error_answer(404, "no such path")).response()
         try:
             return await found[0](request)
         except web.RequestPayloadError:
-            return error_answer(400, "the body is not well-formed HTTP", close=True).response()
+            return self.shaped(error_answer(400, "the body is not well-formed HTTP", close=True)).response()
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception:
             log.exception("internal error while answering %s %s", request.method, request.path)
-            return error_answer(500, "internal error").response()
+            return self.shaped(error_answer(500, "internal error")).response()
 
     # ---- connections (connection.Port) ------------------------------------------------------------------------
 
@@ -162,6 +163,9 @@ class _Port:
                     self._heads.clear()
                 self._heads[raw] = head
         return head
+
+    def shaped(self, answer: Answer) -> Answer:
+        return answer if self.shape is None else self.shape(answer)
 
     def joined(self, connection: Connection) -> None:
         self.connections[connection] = None
@@ -233,15 +237,17 @@ class Listeners:
         keepalive_s: float = 200.0,
         exclusive: bool = False,
         max_connections: int = 0,
+        shape: Callable[[Answer], Answer] | None = None,
     ) -> Route:
         """Binds the address if it is not ours yet and routes `prefix` (and what is below it) to `handler`, plain
         requests to `direct` if there is one. Nobody else gets a route on an `exclusive` address. With
-        `max_connections` the port takes no more; those that wait for a request then give way.
+        `max_connections` the port takes no more; those that wait for a request then give way. `shape` makes of errors
+        of error_answer() what they are to look like at a port that is made by this.
 
         Not from the I/O thread. Raises ConfigError: port in use, prefix taken, bad certificate.
         """
         prefix = prefix.rstrip("/")
-        made = self._acquire(host, port, prefix, handler, direct, tls, keepalive_s, exclusive, max_connections)
+        made = self._acquire(host, port, prefix, handler, direct, tls, keepalive_s, exclusive, max_connections, shape)
         return self._io.run(made)
 
     async def _acquire(
@@ -255,12 +261,14 @@ class Listeners:
         keepalive_s: float,
         exclusive: bool,
         max_connections: int,
+        shape: Callable[[Answer], Answer] | None,
     ) -> Route:
         address = (host, port)
         there = self._ports.get(address) if port else None
         if there is None:
             made = there = _Port(self._io.loop, self.bodies, keepalive_s, self._head_timeout_s)
             there.tls, there.exclusive, there.max_connections = tls, exclusive, max_connections
+            there.shape = shape
             context = tls.context() if tls else None
             try:
                 sock = systemd.inherited(host, port)

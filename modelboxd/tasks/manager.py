@@ -28,6 +28,7 @@ from modelboxd.tasks.model import (
     TaskCancelledError,
     TaskResultError,
     TaskState,
+    result_error,
 )
 from modelboxd.tasks.store import Results
 from modelboxd.tasks.values import output_of
@@ -361,7 +362,7 @@ def all_failed(outputs: list[Output]) -> ModelBoxError | None:
         return None
     code, message, node = errors[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return TaskResultError(f"{message}{more}", unit_code=code, node=node)
+    return result_error(code, f"{message}{more}", node)
 
 
 def only_node(job: Job, unit: str) -> str:

@@ -56,6 +56,20 @@ class TaskResultError(ModelBoxError):
         self.unit_code = unit_code
 
 
+class ResultLostError(TaskResultError):
+    """The process of the unit died, or none is started for a while."""
+
+
+class ResultLateError(TaskResultError):
+    """A call of the unit took longer than `process_timeout_ms`."""
+
+
+def result_error(unit_code: str, message: str, node: str) -> TaskResultError:
+    """What an error is that came in the place of a value."""
+    kinds = {"WorkerLost": ResultLostError, "WorkerTimedOut": ResultLateError}
+    return kinds.get(unit_code.rpartition(".")[2], TaskResultError)(message, unit_code=unit_code, node=node)
+
+
 @dataclass(slots=True)
 class Output:
     """A value that came out at an output node."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import random
 import resource
 import socket
@@ -267,6 +268,8 @@ def test_tokens(tmp_path: Path) -> None:
         ):
             status, _, headers = server.ask(method, path)
             assert (status, headers["WWW-Authenticate"]) == (401, 'Bearer realm="modelbox"')
+        for path in ("/v1/jobs?token=x", "/v1/tasks/x?wait=y", "/v1/jobs/"):  # nothing is told before that
+            assert server.ask("GET", path)[0] == 401
         new = {"id": "echo", "graph": ECHO_GRAPH}
         assert [ask(role, "POST", "/v1/jobs", new) for role in ("read", "operate", "admin")] == [403, 403, 201]
         assert [ask(role, "POST", "/v1/jobs/echo/stop") for role in ("read", "operate")] == [403, 200]
@@ -314,3 +317,27 @@ def test_a_rate(tmp_path: Path) -> None:
         assert all(int(headers["Retry-After"]) >= 1 for status, _, headers in seen if status == 429)
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (b"nonsense\r\n\r\n", 400, "bad_request"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 20000 + b"\r\n\r\n", 431, "head_too_large"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 40000 + b"\r\n", 431, "head_too_large"),
+        (
+            b"POST /v1/jobs HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            400,
+            "bad_request",
+        ),
+    ],
+)
+def test_errors_of_the_protocol_are_problems_too(server: Server, data: bytes, status: int, code: str) -> None:
+    with socket.create_connection(("127.0.0.1", server.api), LIMIT_S) as sock:
+        with contextlib.suppress(ConnectionError):
+            sock.sendall(data)
+        response = http.client.HTTPResponse(sock)
+        response.begin()
+        problem = json.loads(response.read())
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert (response.status, problem["status"], problem["code"]) == (status, status, code)

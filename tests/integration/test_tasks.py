@@ -23,6 +23,7 @@ from tests.integration.workers import write_unit
 
 # Texts in capitals; other data doubled; "gate" waits until somebody opens the other end of the pipe.
 UNIT = """
+import os
 import numpy as np
 import _flowunit as modelbox
 
@@ -40,6 +41,8 @@ class Unit(modelbox.FlowUnit):
                     open(self.pipe).close()
                 if value == "bad":
                     raise ValueError("no good")
+                if value == "die":
+                    os.kill(os.getpid(), 9)
                 if value == "many":
                     value = "x" * 3_000_000
                 made = modelbox.Buffer(self.get_bind_device(), value.upper())
@@ -406,6 +409,16 @@ def test_errors_name_the_node(rigs: Any) -> None:
     task = rig.end(rig.start("bad"))
     assert task["error"]["node"] == "work"
     assert task["outputs"]["out"][0]["error"]["node"] == "work"
+
+
+def test_a_worker_that_dies_is_no_mistake_of_the_client(rigs: Any) -> None:
+    rig: Rig = rigs("[python]\nmax_restarts = 2\n")
+    for text in (b"die", b"die", b"refused"):  # the last one meets an open breaker
+        status, problem, _ = rig.send(text)
+        assert (status, problem["code"], problem["node"], problem["unit_code"]) == (
+            502, "worker_lost", "work", "work.WorkerLost",
+        )  # fmt: skip
+    assert "out of service after 2 crashes in a row" in problem["detail"]
 
 
 def test_stopping_the_job(rigs: Any) -> None:

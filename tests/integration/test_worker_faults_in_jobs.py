@@ -83,7 +83,7 @@ def test_buffers_fail_at_once_while_the_breaker_is_open(jobs: Jobs, unit: str) -
     assert job.troubles() == []
     for _ in range(2):
         (text,) = got(jobs.bench.send(job, "die"))
-        assert text.startswith(f"!{unit}.ProcessError: python worker ") and "was killed by SIGKILL" in text
+        assert text.startswith(f"!{unit}.WorkerLost: python worker ") and "was killed by SIGKILL" in text
     texts = got(jobs.bench.send(job, "a", "b"))
     assert len(texts) == 2
     assert all("node 'w' is out of service after 2 crashes in a row: python worker" in text for text in texts)
@@ -99,7 +99,7 @@ def test_what_waits_for_a_worker_fails_when_the_breaker_opens(jobs: Jobs) -> Non
     job = jobs.run("normal", max_restarts=3, batch_size=1)
     records = [jobs.bench.send(job, "die") for _ in range(6)] + [jobs.bench.send(job, "a") for _ in range(20)]
     texts = [got(record)[0] for record in records]
-    assert all(text.startswith("!normal.ProcessError: ") or text == "a" for text in texts)
+    assert all(text.startswith("!normal.WorkerLost: ") or text == "a" for text in texts)
     assert "out of service" in texts[-1]
 
 
