@@ -314,7 +314,7 @@ class JobManager:
 
     def reload(self) -> Reloaded:
         """Reads the graph files again: new ones start, changed ones are replaced, removed ones are drained, the others
-        stay as they are. One with an error is told, and its job goes on."""
+        stay as they are. One with an error is told, its job goes on, and the next reload tries it again."""
         with self._reloading:
             if self.is_stopping:
                 raise ShutdownError("the service is stopping")
@@ -332,18 +332,15 @@ class JobManager:
                 done.removed.append(record.id)
         for path in changes.added:
             self._try(done, path, path.stem, done.added, partial(self._add_file, path))
-        for path in changes.changed:
+        # One with an error is tried again: what was wrong may have been mended elsewhere, in a unit or by a package.
+        again = [path for path in changes.unchanged if path in self._bad_files]
+        for path in (*changes.changed, *again):
             record = by_path.get(path)
             if record is None:
                 self._try(done, path, path.stem, done.added, partial(self._add_file, path))
             else:
                 self._try(done, path, record.id, done.replaced, partial(self._replace_file, record))
-        for path in changes.unchanged:
-            name = by_path[path].id if path in by_path else path.stem
-            if path in self._bad_files:  # still; somebody who asks should not think that all is well
-                done.failed[name] = self._bad_files[path]
-            elif path in by_path:
-                done.unchanged.append(name)
+        done.unchanged += [by_path[path].id for path in changes.unchanged if path in by_path and path not in again]
         names = ("added", "replaced", "removed", "unchanged", "failed")
         counts = ", ".join(f"{len(getattr(done, name))} {name}" for name in names)
         log.info("graph files were read again: %s", counts)

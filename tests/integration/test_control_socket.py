@@ -130,6 +130,22 @@ def test_reload_says_what_changed_and_what_is_wrong(tmp_path: Path) -> None:
         assert service.server.stop() == 0
 
 
+def test_reload_tries_a_graph_again_whose_unit_was_mended(tmp_path: Path) -> None:
+    service = Service(tmp_path)
+    try:
+        good = (tmp_path / "wait" / "wait.py").read_text()
+        (tmp_path / "wait" / "wait.py").write_text(good.replace("self.path =", "self.path = 1 / 0 if 1 else"))
+        service.write("", "# changed\n")
+        assert "division by zero" in service.tool("reload", code=1)
+        assert "division by zero" in service.tool("reload", code=1)
+        assert service.server.ask("POST", "/v1/jobs/work/tasks", {"inputs": {"input": "x"}})[0] == 200
+        (tmp_path / "wait" / "wait.py").write_text(good)
+        assert service.tool("reload") == "replaced: work\n"
+        assert service.tool("reload") == "unchanged: work\n"
+    finally:
+        assert service.server.stop() == 0
+
+
 def test_reload_takes_a_signal_where_there_is_no_socket(tmp_path: Path) -> None:
     """What ExecReload= of the unit files does."""
     service = Service(tmp_path)

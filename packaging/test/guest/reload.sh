@@ -49,10 +49,10 @@ check "a reload with a bad graph: its job goes on as it was, status says why" re
 reload_bad_open() { # what no check can see
   local pid
   pid=$(main_pid)
-  cp -r graphs/units/text /srv/units/fragile
-  mv /srv/units/fragile/text.toml /srv/units/fragile/fragile.toml
-  mv /srv/units/fragile/text.py /srv/units/fragile/fragile.py
-  sed -i 's/"text"/"fragile"/; s/text@Text/fragile@Text/' /srv/units/fragile/fragile.toml
+  cp -r graphs/units/slow /srv/units/fragile
+  mv /srv/units/fragile/slow.toml /srv/units/fragile/fragile.toml
+  mv /srv/units/fragile/slow.py /srv/units/fragile/fragile.py
+  sed -i 's/"slow"/"fragile"/; s/slow@Slow/fragile@Slow/' /srv/units/fragile/fragile.toml
   printf '    def open(self, config):\n        raise RuntimeError("the pump is broken")\n' >>/srv/units/fragile/fragile.py
   sed 's/flowunit=slow/flowunit=fragile/; s/digraph slow/digraph fragile/; s/7771/7776/' graphs/slow.toml >/etc/modelbox/graph/fragile.toml
   modelbox --check /etc/modelbox/graph/fragile.toml
@@ -63,9 +63,8 @@ reload_bad_open() { # what no check can see
   systemctl is-active modelbox
   echo_answers
   sed -i '/def open/,$d' /srv/units/fragile/fragile.py
-  touch /etc/modelbox/graph/fragile.toml
   systemctl reload modelbox
-  ask 7776/slow hi "h i"
+  ask 7776/slow 0 slept
   rm -r /etc/modelbox/graph/fragile.toml /srv/units/fragile
   systemctl reload modelbox
   status_says "^$graphs jobs run"
