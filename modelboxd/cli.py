@@ -112,15 +112,21 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _check(settings: Settings, graphs: list[Path], dot: bool) -> int:
-    from modelboxd import daemon
+    from modelboxd import check
     from modelboxd.graph.show import plan_dot, plan_table
     from modelboxd.jobs.sources import graph_files
 
     logging.disable(logging.CRITICAL)
     code = 0
+    if not graphs:
+        try:
+            check.check_settings(settings)
+        except ConfigError as error:
+            _tell(error)
+            code = EX_CONFIG
     for path in graphs or graph_files(settings):
         try:
-            plan = daemon.check(settings, path)
+            plan = check.check_graph(settings, path)
         except GraphError as error:
             _print_warnings(error.warnings)
             _tell(error)
@@ -128,7 +134,7 @@ def _check(settings: Settings, graphs: list[Path], dot: bool) -> int:
             continue
         _print_warnings(plan.graph.warnings)
         print(plan_dot(plan) if dot else plan_table(plan))
-    if not graphs and not dot:
+    if not graphs and not dot and not code:
         print(f"configuration {settings.file or '(built-in defaults)'} is good")
     return code
 

@@ -27,10 +27,9 @@ from modelboxd.control.commands import Commands
 from modelboxd.control.place import Place
 from modelboxd.control.server import ControlServer
 from modelboxd.dump import dump
-from modelboxd.graph.model import Plan
 from modelboxd.jobs.manager import JobManager, Reloaded
 from modelboxd.jobs.model import State
-from modelboxd.jobs.runtime import CLOSE_S, Runtime, plan_graph
+from modelboxd.jobs.runtime import CLOSE_S, Runtime
 from modelboxd.jobs.sources import Sources
 from modelboxd.jobs.store import JobStore
 from modelboxd.plugins.host import Plugins
@@ -297,8 +296,3 @@ def raise_descriptor_limit() -> None:
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def check(settings: Settings, path: Path) -> Plan:
-    """The plan of a graph file, for --check. Raises GraphError."""
-    return plan_graph(settings, path)[0]

@@ -16,12 +16,20 @@ COMMANDS = {
 }
 
 
+def first_lines() -> str:
+    """What starts the interpreter: the kernel takes no blanks after #!, and not many letters."""
+    if " " not in sys.executable and len(sys.executable) < 120:
+        return f"#!{sys.executable}\n"
+    # For the shell a command, for Python a string.
+    return f"#!/bin/sh\n'''exec' \"{sys.executable}\" \"$0\" \"$@\"\n' '''\n"
+
+
 def main() -> None:
     site = Path(sysconfig.get_paths()["purelib"])
     (site / "modelbox-checkout.pth").write_text(f"{TOP}\n")
     for name, module in COMMANDS.items():
         path = Path(sys.executable).parent / name
-        path.write_text(f"#!{sys.executable}\nimport sys\nfrom {module} import main\nsys.exit(main())\n")
+        path.write_text(f"{first_lines()}import sys\nfrom {module} import main\nsys.exit(main())\n")
         os.chmod(path, 0o755)
 
 

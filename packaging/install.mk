@@ -36,6 +36,10 @@ endif
 	PYTHONPATH=$(LIB) PYTHONDONTWRITEBYTECODE=1 MODELBOX_ROOT=/ $(PYTHON) packaging/manpages.py $(OUT)/man
 	PYTHONPATH=$(LIB) PYTHONDONTWRITEBYTECODE=1 $(PYTHON) packaging/completion.py $(OUT)/completion
 
+# Those that need no model and nothing to build. In the texts, commands are those of the package, and links are right.
+EXAMPLES := hello_world word_count json_service
+INSTALLED := -e 's|[.]venv/bin/python|python3|g; s|[.]venv/bin/||g' -e 's|](docs/|](|g; s|](../examples/|](examples/|g; s|](../../docs/|](../../|g'
+
 # Links and modes as they are in the sources; bytecode is the business of the packages.
 install: install-daemon install-dev
 
@@ -61,9 +65,11 @@ install-daemon:
 	set -e; for name in modelbox modelbox-tool modelbox-python-debug; do \
 	  $(INSTALL) $(OUT)/completion/$$name.bash $(D)$(PREFIX)/share/bash-completion/completions/$$name; \
 	  $(INSTALL) $(OUT)/completion/_$$name $(D)$(PREFIX)/share/zsh/vendor-completions/_$$name; done
-	set -e; for file in docs/*.md README.md; do $(INSTALL) $$file $(D)$(DOC)/$${file##*/}; done
+	set -e; for file in docs/*.md README.md $(EXAMPLES:%=examples/%/README.md); do \
+	  if [ -e $$file ]; then $(INSTALL) $$file $(D)$(DOC)/$${file#docs/}; sed -i $(INSTALLED) $(D)$(DOC)/$${file#docs/}; \
+	  touch -r $$file $(D)$(DOC)/$${file#docs/}; fi; done
 	set -e; for file in systemd/examples/*.conf; do $(INSTALL) $$file $(D)$(DOC)/examples/systemd/$${file##*/}; done
-	cd examples && find hello_world -type f -not -path '*/__pycache__/*' -exec install -p -D -m 644 {} $(abspath $(D)$(DOC))/examples/{} \;
+	cd examples && find $(EXAMPLES) -type f -not -name README.md -not -path '*/__pycache__/*' -exec install -p -D -m 644 {} $(abspath $(D)$(DOC))/examples/{} \;
 
 install-dev:
 	$(INSTALL) csrc/include/modelbox/plugin.h $(D)$(PREFIX)/include/modelbox/plugin.h

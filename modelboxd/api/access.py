@@ -14,6 +14,7 @@ from aiohttp import web
 from modelbox.errors import ConfigError
 from modelboxd.api.problems import Problem
 from modelboxd.api.tokens import ROLES, Role, Token, hash_of, read_tokens
+from modelboxd.server.listener import Tls
 from modelboxd.settings import Settings
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -49,6 +50,20 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def tls_of(settings: Settings) -> Tls | None:
+    """The certificates of the API, tried; None without. Raises ConfigError."""
+    server = settings.server
+    if not server.cert:
+        return None
+    tls = Tls(server.cert, server.key, client_ca=server.client_ca)
+    try:
+        tls.context()
+    except ConfigError as error:
+        where = settings.origins.get("server.cert")
+        raise ConfigError(error.message, where=where, hint="server.cert, server.key, server.client_ca") from None
+    return tls
 
 
 class Access:

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from modelbox.errors import ConfigError, ModelBoxError
 from modelboxd.api import health, inference, jobs, modelbox_v1, openapi, plugins, stats, tasks
-from modelboxd.api.access import Access, check_role
+from modelboxd.api.access import Access, check_role, tls_of
 from modelboxd.api.grpc_server import GrpcServer
 from modelboxd.api.inflate import ENCODINGS, inflate
 from modelboxd.api.limits import Limits
@@ -27,7 +27,6 @@ from modelboxd.jobs.runtime import Runtime
 from modelboxd.server.answer import JSON
 from modelboxd.server.body import Refused, TooLarge, read_body
 from modelboxd.server.listener import Route as Listening
-from modelboxd.server.listener import Tls
 from modelboxd.settings import Settings
 from modelboxd.stats.collect import Collector
 from modelboxd.tasks.manager import TaskManager
@@ -72,7 +71,7 @@ class Api:
     def start(self) -> None:
         """Opens the port. Raises ConfigError."""
         server = self.settings.server
-        tls = Tls(server.cert, server.key, client_ca=server.client_ca) if server.cert else None
+        tls = tls_of(self.settings)
         try:
             self._listening = self.runtime.listeners.acquire(
                 server.ip,

@@ -20,6 +20,7 @@ from modelboxd.api.grpc_calls import Calls, Streamed
 from modelboxd.api.inference import refusal
 from modelboxd.api.problems import Problem, problem_of
 from modelboxd.api.tokens import Role
+from modelboxd.settings import Settings
 
 if TYPE_CHECKING:
     from modelboxd.api.app import Api
@@ -47,6 +48,25 @@ _CODES = {
 }
 
 
+def import_grpc(settings: Settings) -> Any:
+    """The module grpc. Raises ConfigError where it, or protobuf, is not installed."""
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # the daemon forks nothing that uses gRPC
+    try:
+        import grpc
+        import grpc.aio
+
+        from modelboxd.inference.proto import messages
+
+        messages()
+    except ImportError as error:
+        raise ConfigError(
+            f"inference.grpc = true needs the Python packages grpcio and protobuf: {error}",
+            where=settings.origins.get("inference.grpc"),
+            hint="apt install python3-grpcio python3-protobuf, or pip install 'modelbox[grpc]'",
+        ) from None
+    return grpc
+
+
 class GrpcServer:
     """The port. start() and stop() are not for the I/O thread."""
 
@@ -55,21 +75,7 @@ class GrpcServer:
         self._api = api
         self.port = 0
         self._server: Any = None
-        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # the daemon forks nothing that uses gRPC
-        try:
-            import grpc
-            import grpc.aio
-
-            from modelboxd.inference.proto import messages
-
-            messages()
-        except ImportError as error:
-            raise ConfigError(
-                f"inference.grpc = true needs the Python packages grpcio and protobuf: {error}",
-                where=api.settings.origins.get("inference.grpc"),
-                hint="apt install python3-grpcio python3-protobuf, or pip install 'modelbox[grpc]'",
-            ) from None
-        self._grpc = grpc
+        self._grpc = import_grpc(api.settings)
         self._calls = Calls(api)
 
     # ---- life -----------------------------------------------------------------------------------------------------

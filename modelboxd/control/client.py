@@ -19,22 +19,29 @@ class ControlError(ModelBoxError):
     """No server could be asked, or it refused: one line for the user."""
 
 
+class NoServerError(ControlError):
+    """Nobody is at the control socket."""
+
+
 class Control:
     """One request. `path`: of the socket."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ControlError, which says which socket was tried."""
+        """Raises ControlError, which says which socket was tried; NoServerError when nobody is there."""
         self._path = path
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         # Not settimeout(): a connect() to a socket whose queue is full would then fail at once.
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(ANSWER_S), 0))
         other = "-conn SOCKET or -conf FILE names another one"
+        kind: type[ControlError] = ControlError
         try:
             self._sock.connect(str(path))
             return
         except FileNotFoundError:
+            kind = NoServerError
             reason = f"no server runs: there is no control socket {path} ({other}; control.enable switches it on)"
         except ConnectionRefusedError:
+            kind = NoServerError
             reason = f"no server runs: its control socket {path} was left over by one that has ended ({other})"
         except PermissionError:
             reason = f"no permission for the control socket {path}: only root and the user of the server may use it"
@@ -43,7 +50,13 @@ class Control:
         except OSError as error:
             reason = f"the control socket {path} cannot be used: {error.strerror or error} ({other})"
         self._sock.close()
-        raise ControlError(reason)
+        raise kind(reason)
+
+    @property
+    def peer(self) -> int:
+        """The process id of the server, as seen from here; 0 when it is in another pid namespace."""
+        data = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", data)[0])
 
     def ask(self, command: str, *, patient: bool = False, **options: Any) -> Any:
         """The result of a command. With `patient`, however long it takes. Raises ControlError."""

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from modelboxd.graph.life import AUTO
 from modelboxd.graph.model import Node, Plan
 
 
@@ -40,7 +41,8 @@ def plan_table(plan: Plan) -> str:
 
 def _runs(kind: str, node: Node) -> str:
     if kind == "worker":
-        return f"python x{node.options.get('workers', '1')}"
+        workers = node.life.get("workers", 1)
+        return f"python x{'auto' if workers == AUTO else workers}"
     return {"segment": "native", "builtin": node.unit.kind.value}.get(kind, kind)
 
 

@@ -7,7 +7,9 @@ import dataclasses
 import difflib
 import errno
 import json
+import os
 import re
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 
 from modelbox.errors import ConfigError
 from modelboxd import paths
-from modelboxd.control.client import Control
+from modelboxd.control.client import Control, ControlError, NoServerError
 from modelboxd.logs import one_line
 from modelboxd.settings import LEVELS, SECTIONS, Settings, file_key
 from modelboxd.settings_file import load
@@ -52,6 +54,9 @@ def add_parser(commands: Commands[argparse.ArgumentParser]) -> None:
         one.add_argument("--json", action="store_true", help="JSON instead of text")
     reload = asked.add_parser("reload", help="read the graph files again; 1 when one of them has an error")
     reload.add_argument("--json", action="store_true", help="JSON instead of text")
+    reload.add_argument(
+        "--pid", type=_pid, default=0, help="the server's process; gets SIGHUP where it has no control socket"
+    )
     drain = asked.add_parser("drain", help="stop taking work, finish what runs, and end the server")
     drain.add_argument("--keep", action="store_true", help="keep the server, without jobs that run")
     helper = asked.add_parser("help", help="this text")
@@ -73,12 +78,26 @@ def run_server(options: argparse.Namespace) -> int:
         return 0
     if options.control == "log":
         _check_level(options)
-    with Control(_socket(options)) as control:
-        return _COMMANDS[options.control](control, options)
+    try:
+        with Control(_socket(options)) as control:
+            if options.control == "reload" and options.pid not in (0, control.peer):
+                raise NoServerError(f"{_socket(options)} is of process {control.peer}, another server")
+            return _COMMANDS[options.control](control, options)
+    except NoServerError as error:
+        if options.control == "reload" and options.pid:
+            return _hang_up(options.pid, error)
+        raise
+
+
+def _pid(text: str) -> int:
+    """An option's value: one process, not a group of them."""
+    if not re.fullmatch(r"[1-9][0-9]{0,9}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no process id")
+    return int(text)
 
 
 def _socket(options: argparse.Namespace) -> Path:
-    """Where the server is asked for: -conn, else what the configuration says. Raises ConfigError."""
+    """Where the server is asked for: -conn, else what the configuration says. Raises ConfigError, NoServerError."""
     if options.conn:
         return Path(options.conn)
     path = Path(options.conf) if options.conf else paths.config_file()
@@ -89,7 +108,7 @@ def _socket(options: argparse.Namespace) -> Path:
             raise
         loaded = Settings()  # its default socket tells more than a file that is not ours to read
     if not loaded.control.enable:
-        raise ConfigError(f"server: {path} says control.enable = false", hint="-conn SOCKET names a socket")
+        raise NoServerError(f"server: {path} says control.enable = false", hint="-conn SOCKET names a socket")
     return Path(loaded.control.listen)
 
 
@@ -239,6 +258,18 @@ def _reload(control: Control, options: argparse.Namespace) -> int:
     for job, reason in done["failed"].items():
         fail(*(f"job '{job}': {line}" for line in reason.split("\n")))
     return 1 if done["failed"] else 0
+
+
+def _hang_up(pid: int, reason: NoServerError) -> int:
+    """What systemd asks for where there is no control socket: what became of it is in the log alone. Raises
+    ControlError."""
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except (OSError, OverflowError) as error:
+        text = error.strerror if isinstance(error, OSError) else "there is no such process"
+        raise ControlError(f"{reason.message}; SIGHUP to process {pid}: {text}") from None
+    print(f"{reason.message}; sent SIGHUP to process {pid}, its log says what became of that")
+    return 0
 
 
 def _drain(control: Control, options: argparse.Namespace) -> int:

@@ -104,6 +104,37 @@ serve_and_ask() { # GRAPH-OPTION URL TEXT ANSWER [VARIABLE=VALUE]
     tail -1 /var/log/modelbox/modelbox.log | grep -q "stopped$"
   ' ask "$1" "$2" "$3" "$4" "${5:-A=}"
 }
+check "the texts name the commands of the package, their links lead somewhere" in_tree "$tree" sh -euc '
+  cd /usr/share/doc/modelbox
+  if grep -rn "[.]venv/bin" .; then exit 1; fi
+  for file in *.md; do
+    for link in $(grep -o "]([a-z0-9_./-]*[.]md)" "$file" | tr -d "()]"); do
+      case $link in examples/ocr/* | examples/text_detection/*) ;; *) test -e "$link" || { echo "$file: $link"; exit 1; } ;; esac
+    done
+  done'
+check "modelbox-tool server asks a server as root and as its user, and no one else" alone_in_tree "$tree" sh -euc '
+  systemd-tmpfiles --create modelbox.conf
+  modelbox -u modelbox -p /run/modelbox.pid --graph /usr/share/doc/modelbox/examples/word_count/graph/word_count.toml
+  for user in root modelbox; do
+    as="setpriv --reuid $user --regid $user --clear-groups"
+    $as modelbox-tool server jobs | grep "^word_count  *running "
+    $as modelbox-tool server stat | grep "^[0-9][0-9]*  *modelbox "
+    $as modelbox-tool server slab | grep "^cpu:0 "
+    $as modelbox-tool server stack | grep "^python stack of python worker word_count/count#0"
+    $as modelbox-tool server log -setlevel WARN | grep "^Log Level : WARN"
+    $as modelbox-tool server log -setlevel INFO
+    $as modelbox-tool server reload | grep "^unchanged: word_count$"
+  done
+  setpriv --reuid nobody --regid nogroup --clear-groups modelbox-tool server jobs 2>/run/said.txt && exit 1
+  grep "no permission for the control socket" /run/said.txt
+  python3 /packages/ask.py http://127.0.0.1:1104/v2/models/word_count/infer \
+    "{\"inputs\": [{\"name\": \"text\", \"datatype\": \"BYTES\", \"shape\": [1, 1], \"data\": [\"to be to\"]}]}" | grep "to.*: 2"
+  modelbox-tool server drain | grep "has ended"
+  test ! -e /run/modelbox/modelbox.sock'
+check "what is missing for gRPC is named before the start" in_tree "$tree" sh -euc '
+  printf "[inference]\ngrpc = true\n" >/run/grpc.conf
+  modelbox -c /run/grpc.conf --check 2>/run/said.txt && exit 1
+  grep "grpc.conf:2: .*apt install python3-grpcio python3-protobuf" /run/said.txt'
 hello="--graph /usr/share/doc/modelbox/examples/hello_world/graph/hello_world.toml"
 check "the first graph answers, as user modelbox, and ends when told" serve_and_ask "" http://127.0.0.1:7770/echo hi hi
 check "a Python unit answers" serve_and_ask "$hello" http://127.0.0.1:7770/hello Ada "hello, Ada"

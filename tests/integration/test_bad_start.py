@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -234,6 +235,52 @@ def test_check_prints_the_plan_and_warnings(tmp_path: Path) -> None:
     drawn = subprocess.run(["dot", "-Tsvg"], input=out, capture_output=True, text=True)
     assert drawn.returncode == 0
     assert "<svg" in drawn.stdout
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ('[server]\nip = "0.0.0.0"', "server.ip"),
+        ('[server]\ncert = "none.pem"\nkey = "none.key"', "modelbox.conf:2: certificate or key file"),
+        ('[acl]\nallow = ["1.2.3"]', "modelbox.conf:2: acl.allow: '1.2.3' is no address"),
+        ('[engine]\ncpus = ["9999"]', "modelbox.conf:2: engine.cpus: '9999' is no CPU"),
+    ],
+)
+def test_check_finds_what_would_keep_the_server_from_starting(tmp_path: Path, config: str, text: str) -> None:
+    write_graph(tmp_path, DOT)
+    conf = tmp_path / "modelbox.conf"
+    conf.write_text(f"{config}\n[control]\nenable = false\n")
+    code, out, errors = modelbox("-c", str(conf), "--check")
+    assert (code, text in errors, "is good" in out) == (78, True, False), errors
+    code, _, started = modelbox("-c", str(conf), "-V")
+    assert (code, text in started) == (78, True), started
+
+
+def test_check_finds_that_a_package_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "double").mkdir()
+    (tmp_path / "double" / "double.onnx").touch()
+    (tmp_path / "double" / "double.toml").write_text(
+        '[base]\nname = "double"\ntype = "inference"\nvirtual_type = "onnx"\ndevice = "cpu"\nversion = "1.0.0"\n'
+        'description = "x"\nentry = "double.onnx"\n[input.input1]\nname = "x"\n[output.output1]\nname = "y"\n'
+    )
+    dot = "digraph g { a [type=input] b [type=output] m [flowunit=double] a -> m:x; m:y -> b }"
+    graph = write_graph(tmp_path, dot)
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    # As where it is not installed: no import finds it.
+    (hidden / "sitecustomize.py").write_text('import sys\nsys.modules["onnxruntime"] = sys.modules["grpc"] = None\n')
+    conf = tmp_path / "modelbox.conf"
+    conf.write_text("[inference]\ngrpc = true\n")
+    environment = {**os.environ, "PYTHONPATH": str(hidden)}
+    command = [sys.executable, "-m", "modelboxd", "-c", str(conf), "--check"]
+    done = subprocess.run([*command, str(graph)], capture_output=True, text=True, cwd=TOP, env=environment)
+    assert done.returncode == 78
+    expected = rf"{re.escape(str(graph))}:\d+:\d+: node 'm': onnxruntime is not installed \(apt install modelbox-onnx"
+    assert re.search(expected, done.stderr), done.stderr
+    done = subprocess.run(command, capture_output=True, text=True, cwd=TOP, env=environment)
+    assert done.returncode == 78
+    assert "modelbox.conf:2: inference.grpc = true needs" in done.stderr and "python3-grpcio" in done.stderr
+    assert modelbox("--check", str(graph))[0] == 0
 
 
 def test_a_signal_is_heard_while_a_unit_opens(tmp_path: Path) -> None:

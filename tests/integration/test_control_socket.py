@@ -130,6 +130,54 @@ def test_reload_says_what_changed_and_what_is_wrong(tmp_path: Path) -> None:
         assert service.server.stop() == 0
 
 
+def test_reload_tries_a_graph_again_whose_unit_was_mended(tmp_path: Path) -> None:
+    service = Service(tmp_path)
+    try:
+        good = (tmp_path / "wait" / "wait.py").read_text()
+        (tmp_path / "wait" / "wait.py").write_text(good.replace("self.path =", "self.path = 1 / 0 if 1 else"))
+        service.write("", "# changed\n")
+        assert "division by zero" in service.tool("reload", code=1)
+        assert "division by zero" in service.tool("reload", code=1)
+        assert service.server.ask("POST", "/v1/jobs/work/tasks", {"inputs": {"input": "x"}})[0] == 200
+        (tmp_path / "wait" / "wait.py").write_text(good)
+        assert service.tool("reload") == "replaced: work\n"
+        assert service.tool("reload") == "unchanged: work\n"
+    finally:
+        assert service.server.stop() == 0
+
+
+def test_reload_takes_a_signal_where_there_is_no_socket(tmp_path: Path) -> None:
+    """What ExecReload= of the unit files does."""
+    service = Service(tmp_path)
+    server = service.server
+    pid = str(server.process.pid)
+    with subprocess.Popen(["sleep", "60"]) as bystander:
+        try:
+            assert service.tool("reload", "-pid", pid) == "unchanged: work\n"
+            # The socket is another server's: that one is left alone.
+            said = service.tool("reload", "-pid", str(bystander.pid))
+            assert f"is of process {pid}, another server; sent SIGHUP to process {bystander.pid}" in said
+            assert bystander.wait(LIMIT_S) == -signal.SIGHUP
+            for wrong in ("-1", "0", "1x", ""):
+                assert tool("-conf", str(service.conf), "reload", f"-pid={wrong}").returncode == 2
+        finally:
+            bystander.kill()
+    try:
+        service.write("", "# changed\n")
+        said = service.tool("reload", "-pid", pid, by=("-conn", str(tmp_path / "none.sock")))
+        assert re.search(rf"there is no control socket \S+none.sock.*; sent SIGHUP to process {pid}", said), said
+        server.wait_for("graph files were read again: 0 added, 1 replaced")
+        off = tmp_path / "off.conf"
+        off.write_text("[control]\nenable = false\n")
+        service.write("", "# changed again\n")
+        assert "control.enable = false; sent SIGHUP" in service.tool("reload", "-pid", pid, by=("-conf", str(off)))
+        assert "no such process" in service.tool(
+            "reload", "-pid", "4000000000", by=("-conn", str(tmp_path / "none.sock")), code=1
+        )
+    finally:
+        assert server.stop() == 0
+
+
 def test_drain_finishes_what_runs_and_ends_the_server(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -35,6 +35,7 @@ RANKS = {
     "modelboxd.api": 9,
     "modelboxd.control": 10,
     "modelboxd.plugins": 10,
+    "modelboxd.check": 10,
     "modelboxd.tool": 11,
     "modelboxd.daemon": 11,
     "modelboxd.cli": 12,

@@ -21,7 +21,7 @@ dump() {
   within 30 log_says "python stack of thread .* MainThread"
   within 30 log_says "job 'echo' node 'receive'"
   log_says "native stack of thread .*libc.so"
-  within 30 log_says "^hello_world/hello#0: .*worker.py"
+  within 30 log_says "^python stack of python worker hello_world/hello#0 "
   echo_answers
 }
 check "SIGQUIT writes stacks and queues, the server goes on" dump

@@ -53,7 +53,7 @@ load() { # URL FILE
 answered() { test "$(grep -c 200 "$1")" -ge "$2"; }
 
 wanted=$(cat wanted)
-for part in install sandbox denials reload failures stop upgrade several purge; do
+for part in install sandbox denials reload control failures stop upgrade several purge; do
   if [ -z "$wanted" ] || [ $part = install ] || grep -qw "$part" <<<"$wanted"; then
     . "./guest/$part.sh"
   fi

@@ -29,6 +29,10 @@ instance() {
   systemctl start modelbox@two
   ask 7790/echo two two
   echo_answers
+  systemctl reload modelbox@two
+  journalctl -u modelbox@two --no-pager -o cat | grep "^unchanged: echo$" # asked at its own socket
+  systemctl restart modelbox # which leaves the other one's folder
+  modelbox-tool server -conn /run/modelbox/two/modelbox.sock jobs | grep "^echo  *running "
   python3 -c '
 import json
 lines = [json.loads(line) for line in open("/var/log/modelbox/two/modelbox.log")]
@@ -55,7 +59,9 @@ user() {
   within 60 systemctl --user -M ann@ start modelbox
   ask 7791/echo mine mine
   systemctl --user -M ann@ show -p StatusText --value modelbox | grep "1 jobs run: echo"
+  sed 's/7770/7792/' /etc/modelbox/graph.conf >/home/ann/.config/modelbox/graph.conf
   systemctl --user -M ann@ reload modelbox
+  ask 7792/echo mine mine
   systemctl --user -M ann@ stop modelbox
 }
 check "systemctl --user: a server of an ordinary user" user
