@@ -46,7 +46,7 @@ log_says() { journalctl -u modelbox --no-pager -o cat | grep -q -- "$1"; }
 # Asks URL again and again until the shell ends; a status code a line goes to FILE. 000 = no connection, or one that was cut.
 load() { # URL FILE
   : >"$2"
-  while :; do curl -sS -m 60 -o /dev/null -w '%{http_code}\n' -d hi "$1" 2>/dev/null >>"$2"; done &
+  while :; do curl -sS -m 60 -o /dev/null -w '%{http_code}\n' -d hi "$1" 2>/dev/null >>"$2" || :; done & # whatever becomes of one
   # shellcheck disable=SC2064
   trap "kill $!" EXIT
 }
