@@ -114,7 +114,10 @@ class Server:
 
 
 def with_api(config: str, folder: Path) -> str:
-    """A configuration whose API has a port and a state directory of its own."""
+    """A configuration whose API has a port and a state directory of its own, and without a control socket, since its
+    usual place may be another server's, where it does not say."""
+    if "[control]" not in config:
+        config += "\n[control]\nenable = false\n"
     lines = [f'state_dir = "{folder}/state"', *(["port = 0"] if "port =" not in config else [])]
     lines = [line for line in lines if line.partition(" ")[0] not in config]
     if "[server]" in config:
