@@ -66,6 +66,7 @@ class Daemon:
         signal.signal(signal.SIGHUP, self._on_reload)
         signal.signal(signal.SIGQUIT, lambda *_: self._beside(self._dump))
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        self._wake.set_on_signals()
         self.runtime = Runtime(self.settings)
         self.api: Api | None = None
         self._watchdog = watchdog.Watchdog(self.runtime.io, self.runtime.executor, period=watchdog.period_s())
@@ -258,7 +259,7 @@ class Daemon:
         if self.runtime.inside is not None:
             self.runtime.inside.serve(self._wake)
         else:
-            self._wake.wait()
+            self._wake.sleep()
         self._wake.clear()
 
     def _stop_jobs(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import threading
 from collections import deque
@@ -34,6 +35,16 @@ class Waker(threading.Event):
             os.write(self._write, b"\0")
         except BlockingIOError:
             return  # it is full of them
+
+    def set_on_signals(self) -> None:
+        """Ends sleep() with every signal that Python handles. A signal that comes just before the main thread goes to
+        sleep, or that another thread gets, would not be heard else. [main thread]"""
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+
+    def sleep(self) -> None:
+        """Until set(), or a signal after set_on_signals()."""
+        select.select([self._read], [], [])
+        self.drain()
 
     def fileno(self) -> int:
         """Becomes readable with set(); for select()."""
