@@ -151,8 +151,8 @@ class WorkerGroup:
     def begin(self, place: Place, *, as_heir: bool = False) -> None:
         """Starts a process for the place."""
         place.timer = None
-        place.wait_s = None
         if self._closing:
+            place.wait_s = None
             return
         worker = self._make(place, as_heir=as_heir)
         if as_heir:
@@ -160,6 +160,7 @@ class WorkerGroup:
         else:
             self.put(place, worker)
             place.restarts += 1
+        place.wait_s = None  # last: status() may look at the place meanwhile
         self.starter.start_apart(worker)
 
     def put(self, place: Place, worker: Worker) -> None:

@@ -164,7 +164,8 @@ def test_the_breaker(start: Callable[..., WorkerGroup], caller: Caller) -> None:
     ):
         caller.call(group, "pid")
     status = group.status()
-    assert (status.state, status.breaker, states(group)) == ("down", "open", ["breaker open"])
+    assert (status.state, status.breaker) == ("down", "open")
+    wait_for(lambda: states(group) == ["breaker open"])  # the calls have failed before the process is gone
     assert 0 < status.retry_in_s <= 1 and status.crashes == 3
     # The trial fails, so it stays open, for longer.
     wait_for(lambda: group.status().breaker == "half-open" and group.status().state == "ready")
@@ -217,7 +218,8 @@ def test_restart_never_and_on_failure(start: Callable[..., WorkerGroup], caller:
         caller.call(never, "exit 7")
     with pytest.raises(WorkerLostError, match=r"has no workers left \(restart = never\): .* exit code 7"):
         caller.call(never, "pid")
-    assert states(never) == ["ended"] and never.status().state == "down"
+    assert never.status().state == "down"
+    wait_for(lambda: states(never) == ["ended"])
     failures = start(restart="on-failure")
     with pytest.raises(WorkerLostError, match="exit code 0 while"):
         caller.call(failures, "exit 0")  # a failure, since it held a call
@@ -629,6 +631,6 @@ def test_status_while_a_worker_is_started_again(
         return state == "ready"
 
     wait_for(note)
-    assert seen[0] == "backing off" and seen[-1] == "ready"
-    order = ["backing off", "starting", "opening", "ready"]
+    assert "backing off" in seen and seen[-1] == "ready"
+    order = ["stuck", "backing off", "starting", "opening", "ready"]  # stuck: the process is not gone yet
     assert seen == [state for state in order if state in seen]
