@@ -114,7 +114,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 def _check(settings: Settings, graphs: list[Path], dot: bool) -> int:
     from modelboxd import check
     from modelboxd.graph.show import plan_dot, plan_table
-    from modelboxd.jobs.sources import graph_files
+    from modelboxd.jobs.sources import absent_folders, graph_files
 
     logging.disable(logging.CRITICAL)
     code = 0
@@ -124,6 +124,7 @@ def _check(settings: Settings, graphs: list[Path], dot: bool) -> int:
         except ConfigError as error:
             _tell(error)
             code = EX_CONFIG
+        _print_warnings(absent_folders(settings))
     for path in graphs or graph_files(settings):
         try:
             plan = check.check_graph(settings, path)

@@ -13,14 +13,20 @@ from typing import Any
 LIMIT_S = 30.0
 
 
-def wait_for(condition: Callable[[], object], what: str = "it did not come to that", limit_s: float = LIMIT_S) -> Any:
+def comes_true(condition: Callable[[], object], limit_s: float = LIMIT_S) -> Any:
     """Asks again and again, which is all that can be done about other processes and threads that tell nobody. Returns
-    what the condition gave."""
+    what the condition gave in the end."""
     end = time.monotonic() + limit_s
     pause = threading.Event()
-    while not (value := condition()):
-        assert time.monotonic() < end, what
+    while not (value := condition()) and time.monotonic() < end:
         pause.wait(0.002)
+    return value
+
+
+def wait_for(condition: Callable[[], object], what: str = "it did not come to that", limit_s: float = LIMIT_S) -> Any:
+    """As comes_true(), and fails when it does not."""
+    value = comes_true(condition, limit_s)
+    assert value, what
     return value
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelbox.errors import GraphError
+from modelbox.errors import ConfigError, GraphError
 from modelboxd import paths
 from modelboxd.graph.loader import read_file
 from modelboxd.settings import Settings
+
+log = logging.getLogger(__name__)
 
 DISABLED = "DISABLED_"
 
@@ -25,6 +28,18 @@ def graph_files(settings: Settings) -> list[Path]:
         found += sorted(Path(settings.server.application_root).glob("*/graph/*.toml"))
         found += sorted(Path(settings.server.application_root).glob("*/graph/*.json"))
     return [path for path in found if DISABLED not in path.name]
+
+
+def absent_folders(settings: Settings) -> list[ConfigError]:
+    """A warning for each folder of graphs that was set and is not there. It may come later: each reload looks again."""
+    found = []
+    for key in ("flow_path", "application_root"):
+        name = getattr(settings.server, key)
+        if name and not Path(name).is_dir():
+            where = settings.origins.get(f"server.{key}")
+            text = f"server.{key}: there is no directory {name}, so no graph starts from it"
+            found.append(ConfigError(text, where=where, hint="make it, or take the key out"))
+    return found
 
 
 def digest(path: Path) -> str:
@@ -62,6 +77,8 @@ class Sources:
 
     def read(self) -> Changes:
         """Compares with the last time. A file that was named and is gone counts as changed: it is told as an error."""
+        for warning in () if self._named else absent_folders(self._settings):
+            log.warning("%s", warning)
         there = {path: digest(path) for path in self._named or graph_files(self._settings)}
         known, self._known = self._known, there
         return Changes(

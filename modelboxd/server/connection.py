@@ -31,6 +31,8 @@ HELD_MAX = 1 << 16  # bytes of further requests that wait here; then the client 
 METHODS = (b"POST ", b"GET ", b"PUT ", b"DELETE ")
 HEAD_MAX = 1 << 17  # bytes of a whole head
 TOO_MANY = error_answer(503, "too many connections, try again later", headers={"Retry-After": "1"}, close=True)
+STOPPING = error_answer(503, "the service is stopping", headers={"Retry-After": "5"}, close=True)
+FRESH_S = 0.5  # a client that has just connected when the server stops may send its request for so long
 LINGER_S = 2.0  # what a client sends after its answer is read for so long
 TRIES = 4  # turns of the loop
 _FOREVER_S = 1e8
@@ -78,6 +80,7 @@ class Connection:  # an asyncio.Protocol in form, not by name: a compiled class 
 
     __slots__ = (
         "_body",
+        "_fresh",
         "_full",
         "_gone",
         "_head",
@@ -103,6 +106,7 @@ class Connection:  # an asyncio.Protocol in form, not by name: a compiled class 
         self._reply: Reply | None = None  # the request under way
         self._head: Head | None = None  # its head
         self._body: bytearray | None = None  # its body, as far as it is there
+        self._fresh = True  # no byte has come yet
         self._full = False  # the client does not read its answers
         self._stopped = False  # reading is paused, since too much is held
         self._stopping = False  # no further request
@@ -158,13 +162,14 @@ class Connection:  # an asyncio.Protocol in form, not by name: a compiled class 
         if self._body is not None:
             self._gather(data)
         elif self._stopping:
-            return
+            self._tell_stopping()
         elif self._reply is not None or self._full:
             self._hold(data)
         elif self._held:
             data, self._held = self._held + data, b""
             self._begin(data, False)
         else:
+            self._fresh = False
             self._begin(data, True)
 
     # ---- direct ---------------------------------------------------------------------------------------------
@@ -416,18 +421,29 @@ class Connection:  # an asyncio.Protocol in form, not by name: a compiled class 
             self._transport.write(answer.headers.message(answer.status, answer.body, True))
 
     def stop(self) -> None:
-        """No further request."""
+        """No further request; one that has begun to come, or the first of a new connection, gets 503."""
         self._stopping = True
-        if self._reply is None and not self._lent:
+        if self._reply is not None or self._lent:
+            return
+        if self._held:
+            self._turn_off(STOPPING)
+        elif not self._fresh:
             self._end()
+
+    def _tell_stopping(self) -> None:
+        """A request to a server that stops. Only the first of a connection gets an answer: clients know that a
+        connection they use again may end under them, and ask anew."""
+        if self._fresh:
+            self._fresh = False
+            self._turn_off(STOPPING)
 
     async def shutdown(self, limit_s: float) -> None:
         """After stop(): waits for the answer to what is under way, `limit_s` at most, and closes."""
         reply = self._reply
-        if reply is not None:
+        if reply is not None or (self._fresh and self._transport is not None):
             self._gone = self._port.loop.create_future()
-            await asyncio.wait([self._gone], timeout=limit_s)
-            if self._reply is reply:
+            await asyncio.wait([self._gone], timeout=limit_s if reply is not None else min(limit_s, FRESH_S))
+            if reply is not None and self._reply is reply:
                 self._reply = None
                 self._drop_body()
                 reply.gone()

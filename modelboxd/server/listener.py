@@ -22,7 +22,7 @@ from modelbox.errors import ConfigError
 from modelboxd import systemd
 from modelboxd.server.answer import Answer, error_answer
 from modelboxd.server.body import Bodies
-from modelboxd.server.connection import Connection, Direct
+from modelboxd.server.connection import STOPPING, Connection, Direct
 from modelboxd.server.head import Head, HeadReader
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 HEADS_KEPT, HEAD_KEPT = 512, 2048  # verdicts; bytes of one, so that nobody can fill the memory with them
-STOPPING = error_answer(503, "the service is stopping", headers={"Retry-After": "5"}, close=True)
 HEAD_TIMEOUT_S = 30.0  # a head that stops coming
 
 

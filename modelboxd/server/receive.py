@@ -20,8 +20,9 @@ from modelboxd.engine.unit import Entry, Services, SourceUnit
 from modelboxd.graph.model import Node
 from modelboxd.server.answer import Answer, Headers, error_answer
 from modelboxd.server.body import Refused, TooLarge, read_body
+from modelboxd.server.connection import STOPPING
 from modelboxd.server.head import Head, RawHeaders
-from modelboxd.server.listener import STOPPING, Route, Tls
+from modelboxd.server.listener import Route, Tls
 from modelboxd.server.reply import Reply
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.server import LIMIT_S, TOP, http_graph, with_api, write_graph
+from tests.integration.server import LIMIT_S, TOP, Server, http_graph, with_api, write_graph
 from tests.integration.test_http import ECHO
 from tests.integration.workers import write_unit
 
@@ -254,6 +254,19 @@ def test_check_finds_what_would_keep_the_server_from_starting(tmp_path: Path, co
     assert (code, text in errors, "is good" in out) == (78, True, False), errors
     code, _, started = modelbox("-c", str(conf), "-V")
     assert (code, text in started) == (78, True), started
+
+
+def test_a_folder_of_graphs_that_is_not_there(tmp_path: Path) -> None:
+    """Told by --check and when the server starts, which may be before it comes."""
+    conf = tmp_path / "modelbox.conf"
+    text = f"server.flow_path: there is no directory {tmp_path}/flows, so no graph starts from it ("
+    server = Server(folder=tmp_path, config=f'[server]\nflow_path = "{tmp_path}/flows"\n').ready()
+    code, _, errors = modelbox("-c", str(conf), "--check")
+    assert (code, text in errors, f"{conf}:" in errors) == (0, True, True), errors
+    (tmp_path / "flows").mkdir()
+    assert text not in modelbox("-c", str(conf), "--check")[2]
+    assert server.stop() == 0
+    assert text in "\n".join(server.lines)
 
 
 def test_check_finds_that_a_package_is_missing(tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ import os
 import queue
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.integration.inference import Rig, linear, running, tensor
 from tests.integration.server import LIMIT_S
+from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -112,31 +112,24 @@ def test_a_client_that_goes_away_cancels_its_work(rig: Rig) -> None:
     waiting = rig.grpc.async_infer(
         "shouter", [tensor(triton_grpc, "text", gate, "BYTES")], lambda result, error: over.set()
     )
-    until(lambda: ask("GET", "/v1/tasks?state=running")[1]["tasks"])
+    wait_for(lambda: ask("GET", "/v1/tasks?state=running")[1]["tasks"])
     waiting.cancel()
     assert over.wait(LIMIT_S)
-    until(lambda: not ask("GET", "/v1/tasks?state=running")[1]["tasks"])
+    wait_for(lambda: not ask("GET", "/v1/tasks?state=running")[1]["tasks"])
     with pytest.raises(InferenceServerException, match="DEADLINE_EXCEEDED"):
         rig.grpc.infer("shouter", [tensor(triton_grpc, "text", gate, "BYTES")], client_timeout=0.5)
-    until(lambda: not ask("GET", "/v1/tasks?state=running")[1]["tasks"])
+    wait_for(lambda: not ask("GET", "/v1/tasks?state=running")[1]["tasks"])
     # HTTP: a connection that is closed, and the protocol's own timeout
     body = json.dumps({"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["gate"]}]}).encode()
     client = socket.create_connection(("127.0.0.1", rig.server.api))
     head = f"POST /v2/models/shouter/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     client.sendall(head.encode() + body)
-    until(lambda: ask("GET", "/v1/tasks?state=running")[1]["tasks"])
+    wait_for(lambda: ask("GET", "/v1/tasks?state=running")[1]["tasks"])
     client.close()
-    until(lambda: not ask("GET", "/v1/tasks?state=running")[1]["tasks"])
+    wait_for(lambda: not ask("GET", "/v1/tasks?state=running")[1]["tasks"])
     with pytest.raises(InferenceServerException, match=r"not done within 0.2 s"):
         rig.http.infer("shouter", [tensor(triton_http, "text", gate, "BYTES")], timeout=200_000)
     held = os.open(rig.pipe, os.O_RDWR)  # the gate is open: calls of the unit that were under way end
     result = rig.http.infer("shouter", [tensor(triton_http, "text", np.array([["ok"]], np.object_), "BYTES")])
     os.close(held)
     assert result.as_numpy("loud").tolist() == [[b"OK"]]
-
-
-def until(true: Callable[[], Any]) -> None:
-    """Asks until something is true."""
-    end = time.monotonic() + LIMIT_S
-    while not true():
-        assert time.monotonic() < end

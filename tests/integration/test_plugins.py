@@ -6,13 +6,13 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.integration.server import LIMIT_S, TOP, Server
 from tests.integration.test_control_socket import GRAPH, WAIT
 from tests.integration.workers import write_unit
+from tests.waiting import wait_for
 
 HEAD = "import asyncio, threading\nfrom modelbox.plugin import HttpError, Plugin, Response\n"
 GOOD = """
@@ -82,13 +82,6 @@ def serve(folder: Path, *files: tuple[str, str], more: str = "", server: str = "
 def good_options(folder: Path) -> str:
     graph = f'[driver]\ndir = ["{folder}"]\n[graph]\nformat = "graphviz"\ngraphconf = """{GRAPH.format(pipe="")}"""\n'
     return f'[plugin.good]\nword = "${{HOME}}"\ngraph = {json.dumps(graph)}\n'
-
-
-def wait_for(true: Callable[[], Any]) -> Any:
-    """Asks until it is true; the test's own time limit is the only one."""
-    while not (found := true()):
-        continue
-    return found
 
 
 def plugins(server: Server) -> dict[str, dict[str, Any]]:

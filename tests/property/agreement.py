@@ -23,6 +23,7 @@ from tests.property.graphs import EVERYTHING
 from tests.property.units import Form, Workshop, builtin_class, comparable, spec_of, values_of, write_python
 from tests.reference import interpreter as ref
 from tests.unit.engine.harness import Bench, spec, text_buffer
+from tests.waiting import comes_true
 
 LIMIT_S = 30.0  # of one graph; a healthy one takes milliseconds
 
@@ -194,12 +195,12 @@ class Machine:
 
     def _check_kept(self, before: tuple[int, int, int]) -> None:
         """A thread may still be on its way out of the last turn when the last session has ended."""
-        deadline = time.monotonic() + LIMIT_S
-        while (after := self._kept()) != before and time.monotonic() < deadline:
-            gc.collect()
-            time.sleep(0.001)
-        if after != before:
-            raise Disagreement(f"live buffers, bytes, threads: {before} before, {after} after")
+
+        def is_whole() -> bool:
+            return self._kept() == before or (gc.collect() >= 0 and self._kept() == before)
+
+        if not comes_true(is_whole, LIMIT_S):
+            raise Disagreement(f"live buffers, bytes, threads: {before} before, {self._kept()} after")
 
 
 class _Workers:
@@ -284,11 +285,8 @@ def _left(job: Job) -> dict[str, int]:
 
 def _check_empty(job: Job) -> None:
     """A thread may still be on its way out of the last turn when the last session has ended."""
-    deadline = time.monotonic() + LIMIT_S
-    while (left := _left(job)) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    if left:
-        raise Disagreement(f"left in the job: {left}")
+    if not comes_true(lambda: not _left(job), LIMIT_S):
+        raise Disagreement(f"left in the job: {_left(job)}")
 
 
 def dump(job: Job) -> str:

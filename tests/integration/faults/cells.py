@@ -7,8 +7,6 @@ import os
 import re
 import signal
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from modelboxd.workers.protocol import WorkerCall, WorkerResult
 from tests.integration.faults import master
 from tests.integration.faults.master import MEMORY_LIMIT_MB, STATES
 from tests.integration.workers import Caller, write_unit
+from tests.waiting import wait_for
 
 LIMIT_S = 15.0  # what "within a bounded time" means on a busy machine; no cell needs more than about 2 s
 TIMEOUT_MS = 500
@@ -68,14 +67,6 @@ Cell = tuple[str, str]
 
 def cells() -> list[Cell]:
     return [(state, fault) for state in STATES for fault in FAULTS]
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + LIMIT_S
-    while not condition():
-        if time.monotonic() > end:
-            raise AssertionError(f"in vain: {what}")
-        threading.Event().wait(0.005)
 
 
 def held() -> tuple[int, int, int, int]:
@@ -181,7 +172,7 @@ def live_through(rig: Rig, group: WorkerGroup, state: str, fault: str) -> str:
     goes_on = (state, fault) in GOES_ON
     old = list(group.workers)
     call = bring_about(rig, group, state)
-    wait_until(lambda: rig.taken(state), f"no worker came to {state}")
+    wait_for(lambda: rig.taken(state), f"no worker came to {state}")
     # In between: the other worker and the other node work.
     rig.check(rig.beside)
     rig.check_again(group)
@@ -194,16 +185,16 @@ def live_through(rig: Rig, group: WorkerGroup, state: str, fault: str) -> str:
         del error
     restarts = 0 if goes_on else 2 if state in ("starting", "opening") else 1
     if fault == "memory_limit_mb":
-        wait_until(lambda: rig.call_each(group) or group.restarts + group.recycled == restarts, "it is not noticed")
+        wait_for(lambda: rig.call_each(group) or group.restarts + group.recycled == restarts, "it is not noticed")
         if group.recycled:  # it was weighed when it was over the limit, but not yet by half of it
             restarts -= 1
     if not goes_on:
-        wait_until(lambda: any(not worker.alive for worker in old), "the worker is not missed")
+        wait_for(lambda: any(not worker.alive for worker in old), "the worker is not missed")
         lost = next(worker for worker in old if not worker.alive)
         assert not lost.has_room()
         check_told(group, lost)
-        wait_until(lambda: not psutil.pid_exists(lost.pid), "its process lives on")
-    wait_until(lambda: rig.whole(group), "the pool is not whole again")
+        wait_for(lambda: not psutil.pid_exists(lost.pid), "its process lives on")
+    wait_for(lambda: rig.whole(group), "the pool is not whole again")
     rig.check(group)
     status = group.status()
     assert (status.state, status.breaker, status.restarts) == ("ready", "closed", restarts), status
@@ -228,10 +219,10 @@ def run_cell(rig: Rig, state: str, fault: str) -> str:
     else:
         outcome = live_through(rig, group, state, fault)
     group.close(LIMIT_S)
-    wait_until(lambda: not any(map(psutil.pid_exists, pids)), "processes are left")
-    wait_until(lambda: held() == before, f"{before} before")
+    wait_for(lambda: not any(map(psutil.pid_exists, pids)), "processes are left")
+    wait_for(lambda: held() == before, f"{before} before")
     gc.collect()
-    wait_until(lambda: rig.memory.stats().live_buffers == live, "buffers are left")
+    wait_for(lambda: rig.memory.stats().live_buffers == live, "buffers are left")
     return outcome
 
 

@@ -14,9 +14,10 @@ import psutil
 
 from modelbox.errors import ModelBoxError
 from modelboxd.workers.pool import WorkerGroup
-from tests.integration.faults.cells import BUSY, DATA, Rig, wait_until
+from tests.integration.faults.cells import BUSY, DATA, Rig
 from tests.integration.faults.master import STATES
 from tests.integration.workers import write_unit
+from tests.waiting import wait_for
 
 PARENT = """import _flowunit as modelbox
 import subprocess
@@ -48,7 +49,7 @@ def hang_everywhere(rig: Rig) -> list[WorkerGroup]:
                 os.kill(group.workers[0].pid, signal.SIGUSR1)
             else:
                 group.workers[0].stop()
-        wait_until(lambda state=state, folder=folder: not (folder / state).exists(), f"no worker came to {state}")
+        wait_for(lambda state=state, folder=folder: not (folder / state).exists(), f"no worker came to {state}")
     return groups
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +12,11 @@ import psutil
 import pytest
 
 from modelboxd.workers import process
-from tests.integration.faults.cells import LIMIT_S, Rig, cells, quick, run_cell, wait_until
+from tests.integration.faults.cells import LIMIT_S, Rig, cells, quick, run_cell
 from tests.integration.faults.everywhere import hang_everywhere
 from tests.integration.faults.master import STATES
 from tests.integration.server import TOP
+from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +42,7 @@ def is_gone(pid: int) -> bool:
 
 
 def wait_for_ends(pids: list[int]) -> None:
-    end = time.monotonic() + 2.0
-    while not all(map(is_gone, pids)):
-        assert time.monotonic() < end, [psutil.Process(pid).cmdline() for pid in pids if not is_gone(pid)]
-        threading.Event().wait(0.01)
+    wait_for(lambda: all(map(is_gone, pids)), f"some of {pids} are there after two seconds", limit_s=2.0)
 
 
 def test_no_process_survives_the_daemon(tmp_path: Path) -> None:
@@ -70,7 +66,7 @@ def test_no_process_survives_the_master(tmp_path: Path, caplog: pytest.LogCaptur
     assert len(pids) == 1 + 2 + len(STATES)
     master.kill()
     wait_for_ends(pids)
-    wait_until(lambda: all(made.whole(group, 1) for group in groups), "not all groups are whole again")
+    wait_for(lambda: all(made.whole(group, 1) for group in groups), "not all groups are whole again")
     for group in groups[2:]:
         made.check(group)
     assert any("the python-master" in text for text in caplog.messages)

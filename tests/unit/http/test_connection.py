@@ -17,6 +17,7 @@ from modelboxd.server import listener
 from modelboxd.server.answer import Headers
 from modelboxd.server.connection import HELD_MAX
 from tests.unit.http.fake import LIMIT_S, Bench, Client, FakeSession
+from tests.waiting import wait_for
 
 HEAD = "POST /v1 HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n{}\r\n"
 
@@ -336,6 +337,28 @@ def test_closing_cuts_off_a_body_that_does_not_come(bench: Bench) -> None:
         unit.close()
         assert client.at_end()
     assert unit.in_flight == 0
+
+
+def test_closing_tells_those_who_have_just_come(bench: Bench) -> None:
+    """Between the connection and its first request, or in the middle of its head."""
+    unit, entry = bench.serve()
+    (port,) = bench.listeners._ports.values()
+    with Client(unit.port) as new, Client(unit.port) as part, Client(unit.port) as silent, Client(unit.port) as used:
+        part.send(request(b"x")[:20])
+        wait_for(lambda: [connection._held for connection in port.connections].count(b"") == 3)
+        assert used.post(b"x").body == b"x"
+        closing = threading.Thread(target=unit.close)
+        closing.start()
+        assert used.at_end()
+        new.send(request(b"x"))
+        for client in (new, part):
+            answer = client.answer()
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
+            assert client.at_end()
+        assert silent.at_end()
+        closing.join(LIMIT_S)
+        assert not closing.is_alive()
+    assert len(entry.sessions) == 1
 
 
 def test_closing_waits_for_answers(bench: Bench) -> None:
