@@ -1,7 +1,4 @@
-"""Starts an outside service and modelbox with the plugin, waits until all orders have their results, stops.
-
-.venv/bin/python examples/json_service/demo.py
-"""
+"""Starts an outside service and modelbox with the plugin, waits until all orders have their results, stops. README.md says how."""
 
 import json
 import os
