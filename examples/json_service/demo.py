@@ -1,4 +1,5 @@
-"""Starts an outside service and modelbox with the plugin, waits until all orders have their results, stops. README.md says how."""
+"""Starts an outside service and modelbox with the plugin, waits until all orders have their results, stops; see the
+README.md beside it."""
 
 import json
 import os
