@@ -151,6 +151,7 @@ class PythonSettings:
     max_requests: int = life_option("max_requests")
     memory_limit_mb: int = life_option("memory_limit_mb")
     retire_timeout_ms: int = life_option("retire_timeout_ms")
+    spin_us: int = life_option("spin_us")
     reload: bool = life_option("reload")
     session_bytes: int = option(
         64 << 20, "bytes of the values that the units of a session may share", least=1024, unit="bytes"

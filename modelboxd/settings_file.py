@@ -205,13 +205,17 @@ def effective(settings: Settings) -> str:
             where = settings.origins.get(f"{name}.{file_key(item)}")
             origin = f"  # {where}" if where else ""
             value = getattr(getattr(settings, name), item.name)
-            word = next((word for word, number in item.metadata["names"].items() if number == value), None)
-            text = toml_of(value if word is None else word, item.metadata["unit"])
-            lines.append(f"{file_key(item)} = {text}{origin}")
+            lines.append(f"{file_key(item)} = {shown(item, value)}{origin}")
         lines.append("")
     for name in settings.plugin_options:
         lines += [f"[plugin.{json.dumps(name)}]  # {settings.origins[f'plugin.{name}']}; its values are not shown", ""]
     return "\n".join(lines)
+
+
+def shown(item: dataclasses.Field[Any], value: Any) -> str:
+    """A value of this key as the file has it."""
+    word = next((word for word, number in item.metadata["names"].items() if number == value), None)
+    return toml_of(value if word is None else word, item.metadata["unit"])
 
 
 def toml_of(value: Any, unit: str = "") -> str:
@@ -239,5 +243,5 @@ def template() -> str:
             if (name, item.name) == ("include", "files"):
                 lines.append('files = ["conf.d/*.conf"]')
             else:
-                lines.append(f"# {file_key(item)} = {toml_of(default, item.metadata['unit'])}")
+                lines.append(f"# {file_key(item)} = {shown(item, default)}")
     return "\n".join(lines) + "\n"

@@ -83,7 +83,7 @@ def keys() -> Iterator[str]:
         yield f".SS [{name}]"
         yield escape((kind.__doc__ or "").strip())
         for item in dataclasses.fields(kind):
-            default = settings_file.toml_of(settings.default_of(item), item.metadata["unit"])
+            default = settings_file.shown(item, settings.default_of(item))
             yield ".TP"
             yield f"\\fB{escape(settings.file_key(item))}\\fR = {escape(default)}"
             words = item.metadata.get("words")

@@ -87,6 +87,14 @@ OPTIONS = {
         "streams; they fail then; 0 = until they end",
         most=MOST_MS,
     ),
+    "spin_us": LifeOption(
+        AUTO,
+        'microseconds that a worker looks for its next message before it sleeps, while messages come that fast; "auto" '
+        "= 100 where each worker of the node has two CPUs and the server two more, else 0",
+        0,
+        10_000,
+        {"auto": AUTO},
+    ),
     "reload": LifeOption(
         False,
         "for development: workers are replaced when a .py or .toml file in the folder of their unit has changed",
@@ -109,6 +117,7 @@ class Life:
     max_requests: int = 0
     memory_limit_mb: int = 0
     retire_timeout_ms: int = 3600000
+    spin_us: int = AUTO
     reload: bool = False
 
     def having(self, values: Mapping[str, int | str]) -> Life:

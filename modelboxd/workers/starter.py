@@ -12,7 +12,7 @@ from modelbox.errors import ModelBoxError
 from modelbox.spec import FlowType, UnitSpec
 from modelboxd.cpus import cpu_count
 from modelboxd.graph.life import Life
-from modelboxd.workers import environment
+from modelboxd.workers import environment, spin
 from modelboxd.workers.process import Worker
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ class Starter:
             "framed": unit.flow_type is FlowType.STREAM or unit.collapse,
             "room": self._room,
             "idle_s": IDLE_S,
+            "spin_us": spin.microseconds(self._life.spin_us, cpus=cpu_count(), workers=self._count),
             "reload": self._life.reload,
             "trial": worker.trial,
         }

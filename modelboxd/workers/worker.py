@@ -13,6 +13,7 @@ import socket
 import struct
 import sys
 import threading
+from functools import partial
 from typing import Any
 
 from modelbox import buffer as buffer_module
@@ -30,6 +31,7 @@ from modelboxd.workers.loading import load_unit
 from modelboxd.workers.outcome import CallFailed, returned, to_status
 from modelboxd.workers.protocol import HEADER, Arenas, Peer, ProtocolError, Reader, Writer, header_only
 from modelboxd.workers.sharing import Sharing
+from modelboxd.workers.spin import Spin
 from modelboxd.workers.trace import describe, tell
 
 
@@ -65,6 +67,7 @@ class Worker:
         self.incoming = bytearray(protocol.MESSAGE_LIMIT + HEADER.size)
         self.places = [self.incoming]
         self.caller = Caller(self.pool, self.writer, self.externals, self.sharing)
+        self.spin = Spin(0.0)  # until OPEN says otherwise
         self.idle_s = 0.0  # see trim(); 0: never
         self.may_trim = False  # there was something to do since the last trim(); receive() then waits for idle_s only
         self.enter()
@@ -89,12 +92,12 @@ class Worker:
 
     def receive(self) -> Reader | None:
         """The next message; None when the daemon is gone."""
-        # It sleeps until something comes: looking for it in a loop takes the CPU that the sender needs.
+        take = partial(self.sock.recvmsg_into, self.places, protocol.ANCILLARY)
         try:
-            size, ancillary, _, _ = self.sock.recvmsg_into(self.places, protocol.ANCILLARY)
+            size, ancillary, _, _ = self.spin.receive(take)
         except BlockingIOError:  # nothing for idle_s
             self.trim()
-            size, ancillary, _, _ = self.sock.recvmsg_into(self.places, protocol.ANCILLARY)
+            size, ancillary, _, _ = take()
         if not self.may_trim and self.idle_s:
             self.may_trim = True
             self.limit_wait(self.idle_s)
@@ -182,6 +185,7 @@ class Worker:
         caller = self.caller
         caller.prepare(order)
         self.idle_s = order["idle_s"]
+        self.spin = Spin(order["spin_us"] / 1e6)
         try:
             # Python tells a file that was changed twice within a second by its size alone.
             sys.dont_write_bytecode = sys.dont_write_bytecode or order["reload"]

@@ -52,11 +52,12 @@ def shared(pid: int) -> int:
     return Path(f"/proc/{pid}/maps").read_text().count("memfd:modelbox")
 
 
+@pytest.mark.parametrize("spin_us", [0, 10_000])
 def test_an_idle_worker_gives_its_arenas_back_and_sleeps(
-    caller: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    caller: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spin_us: int
 ) -> None:
     monkeypatch.setattr(starter, "IDLE_S", 0.5)
-    group = caller.start(write_unit(tmp_path, "grow", GROW))
+    group = caller.start(write_unit(tmp_path, "grow", GROW), spin_us=spin_us)
     (worker,) = group.workers
 
     def wake_ups() -> list[str]:
