@@ -4,7 +4,9 @@ The daemon starts it as a fresh program and talks to it over a SOCK_SEQPACKET so
 
     daemon -> master   {"op": "spawn", "id": n, "title": text, "env": {...}} + [socket, pipe, file for stacks]
                        {"op": "kill", "id": n, "signal": number}
-    master -> daemon   {"op": "ready"}   {"op": "started", "id": n, "pid": pid} + [pidfd]
+    master -> daemon   {"op": "ready", "version": text}
+                       {"op": "started", "id": n, "pid": pid} + [pidfd]
+                       {"op": "unborn", "id": n, "reason": text}, it could not be forked
                        {"op": "stopped", "id": n, "signal": number}, 0 = it goes on
                        {"op": "exited", "id": n, "pid": pid, "code": number, "signal": number}
 
@@ -30,6 +32,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from modelbox.version import VERSION
 from modelboxd import paths
 from modelboxd.workers.title import set_title
 
@@ -78,7 +81,7 @@ class Master:
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def serve(self) -> None:
-        self.send({"op": "ready"})
+        self.send({"op": "ready", "version": VERSION})
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         poll.register(self.wake_read, select.POLLIN)
@@ -116,11 +119,18 @@ class Master:
         sys.stdout.flush()
         sys.stderr.flush()
         master = os.getpid()
-        pid = os.fork()
+        pid, reason = -1, ""
+        try:
+            pid = os.fork()
+        except OSError as error:  # no memory, or a limit of processes
+            reason = str(error.strerror)
         if pid == 0:
             become_worker(self, order, fds, master)
         for fd in fds:
             os.close(fd)
+        if pid < 0:
+            self.send({"op": "unborn", "id": order["id"], "reason": reason})
+            return
         self.workers[pid] = order["id"]
         try:
             pidfds = [os.pidfd_open(pid)]

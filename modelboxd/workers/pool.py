@@ -21,6 +21,7 @@ from typing import Any
 from modelbox._core.memory import Pool
 from modelbox.errors import UnitError
 from modelbox.spec import UnitSpec
+from modelbox.version import VERSION
 from modelboxd.graph.life import Life
 from modelboxd.loop import IoThread
 from modelboxd.workers import interpreter
@@ -34,6 +35,7 @@ READY_TIMEOUT_S = 30.0
 MSG_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 DROPPED_S = 0.25  # after which those that have nothing to do hear of memory that others have given back
 COLLECT_EVERY = 64  # workers that are gone
+FORK_HINT = "is there memory left, and room in TasksMax= and `ulimit -u`?"
 FORK_LIMIT_S = 30.0  # a master that takes longer to fork is replaced, and all its workers with it
 
 
@@ -126,6 +128,9 @@ class WorkerPool:
 
     def _master_said(self, message: dict[str, Any], pidfd: int) -> None:
         if message["op"] == "ready":
+            if message["version"] != VERSION:
+                text = "the python-master is of modelbox %s, this server of %s: its files were replaced; restart it"
+                log.error(text, message["version"], VERSION)
             self._ready.set()
             return
         entry = self._workers.get(message["id"])
@@ -136,6 +141,9 @@ class WorkerPool:
         worker, order = entry
         if message["op"] == "started":
             worker.started(message["pid"], order, pidfd)
+        elif message["op"] == "unborn":
+            self._forget(message["id"])
+            worker.abandon(f"cannot be forked: {message['reason']} ({FORK_HINT})")
         elif message["op"] == "stopped":
             worker.watchdog.set_stopped(message["signal"])
         elif message["op"] == "exited":

@@ -261,11 +261,13 @@ def test_a_folder_of_graphs_that_is_not_there(tmp_path: Path) -> None:
     conf = tmp_path / "modelbox.conf"
     text = f"server.flow_path: there is no directory {tmp_path}/flows, so no graph starts from it ("
     server = Server(folder=tmp_path, config=f'[server]\nflow_path = "{tmp_path}/flows"\n').ready()
-    code, _, errors = modelbox("-c", str(conf), "--check")
-    assert (code, text in errors, f"{conf}:" in errors) == (0, True, True), errors
-    (tmp_path / "flows").mkdir()
-    assert text not in modelbox("-c", str(conf), "--check")[2]
-    assert server.stop() == 0
+    try:
+        code, _, errors = modelbox("-c", str(conf), "--check")
+        assert (code, text in errors, f"{conf}:" in errors) == (0, True, True), errors
+        (tmp_path / "flows").mkdir()
+        assert text not in modelbox("-c", str(conf), "--check")[2]
+    finally:
+        assert server.stop() == 0
     assert text in "\n".join(server.lines)
 
 

@@ -19,7 +19,10 @@ def test_a_signal_that_another_thread_gets_is_heard(tmp_path: Path) -> None:
     pid = server.process.pid
     others = [thread.id for thread in psutil.Process(pid).threads() if thread.id != pid]
     libc = ctypes.CDLL(None, use_errno=True)
-    for number in (signal.SIGHUP, signal.SIGTERM):
-        assert libc.syscall(TGKILL[os.uname().machine], pid, others[-1], int(number)) == 0
-        server.wait_for("graph files were read again" if number == signal.SIGHUP else "stopping by SIGTERM")
-    assert server.process.wait(LIMIT_S) == 0
+    try:
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            assert libc.syscall(TGKILL[os.uname().machine], pid, others[-1], int(number)) == 0
+            server.wait_for("graph files were read again" if number == signal.SIGHUP else "stopping by SIGTERM")
+        assert server.process.wait(LIMIT_S) == 0
+    finally:
+        server.kill()
