@@ -174,14 +174,14 @@ class WorkerGroup:
         if place.worker is None or place.worker.gone:
             self._arm(place)
         else:
-            self.loop.call_later(GONE_LIMIT_S, self._tell_not_gone, place.worker)
+            place.worker.later(GONE_LIMIT_S, self._tell_not_gone)
 
     def _arm(self, place: Place) -> None:
         if place.wait_s is not None and place.timer is None:
             place.timer = self.loop.call_later(place.wait_s, self.begin, place)
 
     def _tell_not_gone(self, worker: Worker) -> None:
-        if not worker.gone and not self._closing:
+        if not self._closing:
             text = "python worker %s (pid %d) was killed and is still there; its place waits for its end"
             log.error(text, worker.name, worker.pid, extra=worker.output.about)
 

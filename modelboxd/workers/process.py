@@ -5,6 +5,7 @@ Thread-safe where it says so; everything else runs on the I/O thread.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import signal
@@ -74,6 +75,7 @@ class Worker:
         self.outputs = 0  # ports
         self.kill_by_master: Callable[[int], None] = lambda _: None
         self._io = io
+        self._timers: list[asyncio.TimerHandle] = []  # of later()
         self._release_timer: Any = None
         self._watching = False  # _watch() will be called
         self._watch_timer: Any = None
@@ -358,6 +360,12 @@ class Worker:
         """Whether the loss says nothing about the unit."""
         return self._innocent
 
+    def later(self, seconds: float, call: Callable[[Worker], None]) -> None:
+        """Calls with this worker when it is still there then: a timer of its own would keep one that is gone. [I/O
+        thread]"""
+        if not self.gone:
+            self._timers.append(self._io.loop.call_later(seconds, call, self))
+
     def _process_ended(self) -> None:
         """The process has ended; the master will say more in a moment."""
         if self.alive:
@@ -374,6 +382,9 @@ class Worker:
         if self.gone:
             return
         self.gone = True
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
         self._pidfd.close()
         self.on_gone(self)
 

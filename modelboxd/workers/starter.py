@@ -62,7 +62,7 @@ class Starter:
 
     def start_apart(self, worker: Worker) -> None:
         """The same on a thread of its own, with a time limit; a worker that cannot be started is lost. I/O thread."""
-        self._pool.io.loop.call_later(self._open_timeout_s, self._check_open, worker)
+        worker.later(self._open_timeout_s, self._check_open)
         threading.Thread(target=self._start_or_abandon, args=(worker,), name="mb-respawn", daemon=True).start()
 
     def _start_or_abandon(self, worker: Worker) -> None:

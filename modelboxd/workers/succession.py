@@ -112,7 +112,7 @@ class Succession:
             place.old.append(old)
             self._end_drained(old)
             if self._retire_s and not old.ending:
-                self._group.loop.call_later(self._retire_s, self._retire, old)
+                old.later(self._retire_s, self._retire)
 
     def end_drained(self) -> None:
         """Old workers that have nothing to do any more may go."""
@@ -136,7 +136,7 @@ class Succession:
     def _end(self, worker: Worker, why: str = "") -> None:
         """Lets a worn worker close its unit; `why` is told to streams that are left."""
         worker.stop(why)
-        self._group.loop.call_later(CLOSE_LIMIT_S, self._check_end, worker)
+        worker.later(CLOSE_LIMIT_S, self._check_end)
 
     def _check_end(self, worker: Worker) -> None:
         if worker.alive and self._group.is_open():
