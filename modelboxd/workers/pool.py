@@ -220,6 +220,10 @@ class WorkerPool:
         if self._forgotten % COLLECT_EVERY == 0:
             gc.collect()
 
+    def count(self) -> int:
+        """Workers that there are. [any thread]"""
+        return len(self._workers)
+
     def asked(self) -> list[Asked]:
         """All processes that can be asked for their stacks. [any thread]"""
         found = []

@@ -13,9 +13,9 @@ Got = TypeVar("Got")
 
 
 def microseconds(asked: int, *, cpus: int, workers: int) -> int:
-    """How long each of `workers` of a node looks for its next message; `asked` < 0: only where CPUs are left for the
-    daemon meanwhile, since on a machine whose CPUs are all wanted a worker that looks takes time from the one that it
-    waits for."""
+    """How long a worker looks for its next message when there are `workers`; `asked` < 0: only where CPUs are left for
+    the daemon meanwhile, since on a machine whose CPUs are all wanted a worker that looks takes time from the one that
+    it waits for."""
     if asked >= 0:
         return asked
     return AUTO_US if cpus >= 2 * (workers + 1) else 0

@@ -79,6 +79,7 @@ class Starter:
     def _order(self, worker: Worker) -> bytes:
         """The body of its OPEN message."""
         unit = self._unit
+        workers = max(self._count, self._pool.count() + 1)
         order = {
             "node": self._node,
             "unit": unit.name,
@@ -92,7 +93,7 @@ class Starter:
             "framed": unit.flow_type is FlowType.STREAM or unit.collapse,
             "room": self._room,
             "idle_s": IDLE_S,
-            "spin_us": spin.microseconds(self._life.spin_us, cpus=cpu_count(), workers=self._count),
+            "spin_us": spin.microseconds(self._life.spin_us, cpus=cpu_count(), workers=workers),
             "reload": self._life.reload,
             "trial": worker.trial,
         }
