@@ -90,7 +90,7 @@ OPTIONS = {
     "spin_us": LifeOption(
         AUTO,
         'microseconds that a worker looks for its next message before it sleeps, while messages come that fast; "auto" '
-        "= 100 where each worker of the server has two CPUs and the server two more, else 0",
+        "= 200 where each worker of the server has a CPU and the server one more, else 0",
         0,
         10_000,
         {"auto": AUTO},

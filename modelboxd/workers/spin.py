@@ -7,18 +7,17 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-AUTO_US = 100  # with one call after the other the daemon needs 60 us and more between an answer and the next call
+AUTO_US = 200  # with one call after the other the daemon needs 60 us and more between an answer and the next call
 
 Got = TypeVar("Got")
 
 
 def microseconds(asked: int, *, cpus: int, workers: int) -> int:
-    """How long a worker looks for its next message when there are `workers`; `asked` < 0: only where CPUs are left for
-    the daemon meanwhile, since on a machine whose CPUs are all wanted a worker that looks takes time from the one that
-    it waits for."""
+    """How long a worker looks for its next message when there are `workers`; `asked` < 0: only where a CPU is left for
+    the daemon meanwhile, since a worker that looks must not take time from the one that it waits for."""
     if asked >= 0:
         return asked
-    return AUTO_US if cpus >= 2 * (workers + 1) else 0
+    return AUTO_US if cpus > workers else 0
 
 
 class Spin:

@@ -87,10 +87,10 @@ def test_a_receive_that_ends_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("asked", "cpus", "workers", "want"),
     [
-        (-1, 2, 1, 0),
-        (-1, 4, 1, AUTO_US),
-        (-1, 4, 2, 0),
-        (-1, 16, 7, AUTO_US),
+        (-1, 1, 1, 0),
+        (-1, 2, 1, AUTO_US),
+        (-1, 2, 2, 0),
+        (-1, 16, 15, AUTO_US),
         (-1, 16, 16, 0),
         (0, 64, 1, 0),
         (30, 1, 9, 30),
