@@ -52,7 +52,7 @@ class Daemon:
         self.graphs = list(graphs)
         self.skipped = 0
         self._skip_bad = skip_bad
-        self._stop = threading.Event()
+        self._stopping = False  # a plain value: an Event of which a handler holds the lock would stop the next handler
         self._started = threading.Event()
         self._wake = Waker()  # a signal, or the end of the start
         self._reload = False
@@ -112,9 +112,9 @@ class Daemon:
 
     def _serve(self) -> None:
         """Until a signal says that it is over."""
-        while not self._stop.is_set():
+        while not self._stopping:
             self._wait()
-            if self._reload and not self._stop.is_set():
+            if self._reload and not self._stopping:
                 self._reload = False
                 # On a thread of its own, so that a stop is heard while a unit takes long to open.
                 threading.Thread(target=self._reload_now, name="mb-reload", daemon=True).start()
@@ -228,7 +228,7 @@ class Daemon:
 
         starter = threading.Thread(target=start, name="mb-start", daemon=True)
         starter.start()
-        while not (self._started.is_set() or self._stop.is_set()):
+        while not (self._started.is_set() or self._stopping):
             self._wait()
         if not self._started.is_set():
             log.info("stopping by %s before the start was over", self._reason)
@@ -237,14 +237,14 @@ class Daemon:
             starter.join(CLOSE_S)
             return False
         self._wake.set()  # a reload may have been asked for meanwhile
-        if failure and not self._stop.is_set():
+        if failure and not self._stopping:
             raise failure[0]
-        return not self._stop.is_set()
+        return not self._stopping
 
     def stop(self, reason: str) -> None:
         """Drains and ends, like SIGTERM. [any thread]"""
         self._reason = self._reason or reason
-        self._stop.set()
+        self._stopping = True
         self._wake.set()
 
     def _on_signal(self, number: int, _: object) -> None:

@@ -86,7 +86,10 @@ def close_apart(fds: Sequence[int]) -> None:
                 log.debug("closing what a worker sent: %s", error)  # it is closed all the same
 
     if fds:
-        threading.Thread(target=close, name="mb-close", daemon=True).start()
+        try:
+            threading.Thread(target=close, name="mb-close", daemon=True).start()
+        except RuntimeError:  # there may be no more threads just now: better late than never
+            close()
 
 
 # ---- results -------------------------------------------------------------------------------------------------------

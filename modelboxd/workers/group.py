@@ -20,7 +20,7 @@ from modelboxd.graph.life import AUTO, Life
 from modelboxd.workers.health import GroupStatus, WorkerState, WorkerStatus, memory_of
 from modelboxd.workers.place import Place, Refuser
 from modelboxd.workers.process import External, Worker
-from modelboxd.workers.starter import Starter
+from modelboxd.workers.starter import ROOM_HINT, Starter
 from modelboxd.workers.succession import RETRY_DELAY_S, Reread, Succession
 from modelboxd.workers.supervision import Breaker, Supervision
 
@@ -117,6 +117,7 @@ class WorkerGroup:
                 arrived = self._changed.wait_for(
                     lambda: self._failure is not None or all(worker.ready for worker in self.workers), timeout_s
                 )
+                self._open = arrived and self._failure is None  # from now on _lost() replaces workers
             if self._failure is not None:
                 raise UnitError(f"node '{self.node}': unit '{self._unit.name}' did not open: {self._failure}")
             if not arrived:
@@ -127,12 +128,14 @@ class WorkerGroup:
         except BaseException:
             self.close(1.0)
             raise
-        self._open = True
         self.io.call(self.succession.renew)  # files that have changed meanwhile
 
     def _make(self, place: Place, *, as_heir: bool) -> Worker:
         name = f"{self._job}/{self.node}#{place.number}"
-        worker = Worker(name, place.number, self.io, self._pool.memory, self._life)
+        try:
+            worker = Worker(name, place.number, self.io, self._pool.memory, self._life)
+        except OSError as error:
+            raise UnitError(f"python worker {name} cannot be made: {error.strerror}", hint=ROOM_HINT) from None
         self.succession.made(worker, as_heir=as_heir)
         worker.worn_at = self._life.max_requests
         worker.on_ready = self._ready
@@ -154,7 +157,14 @@ class WorkerGroup:
         if self._closing:
             place.wait_s = None
             return
-        worker = self._make(place, as_heir=as_heir)
+        try:
+            worker = self._make(place, as_heir=as_heir)
+        except UnitError as error:
+            log.error("%s; it is tried again in %.1f s", error, RETRY_DELAY_S, extra=self.about)
+            place.not_before = self.loop.time() + RETRY_DELAY_S
+            if not as_heir:
+                self.wait(place, RETRY_DELAY_S)
+            return
         if as_heir:
             place.heir = worker
         else:
@@ -229,11 +239,11 @@ class WorkerGroup:
     def _lost(self, worker: Worker, cause: str) -> None:
         place = self.places[worker.number]
         answered, self._answered_before = self._take_answered(worker)
-        if self._closing or not self._open:
-            with self._changed:
+        with self._changed:
+            if self._closing or not self._open:
                 self._failure = self._failure or worker.failure or cause
                 self._changed.notify_all()
-            return
+                return
         if self.succession.lost(place, worker, cause):
             return
         cause = f"{cause}: {worker.failure}" if worker.failure else cause

@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import socket
-import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +21,24 @@ if TYPE_CHECKING:
     from modelboxd.workers.process import Worker
 
 
-class Waker(threading.Event):
-    """An event that also ends a select()."""
+class Waker:
+    """An event that also ends a select(), without a lock: signal handlers set it, in the middle of anything."""
 
     def __init__(self) -> None:
-        super().__init__()
+        self._is_set = False
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
+    def is_set(self) -> bool:
+        """Whether it was set since the last clear()."""
+        return self._is_set
+
+    def clear(self) -> None:
+        """Forgets that it was set."""
+        self._is_set = False
+
     def set(self) -> None:
-        super().set()
+        """Ends sleep() and a select() on it. [any thread, signal handlers]"""
+        self._is_set = True
         try:
             os.write(self._write, b"\0")
         except BlockingIOError:

@@ -71,6 +71,8 @@ class WorkerPool:
                 self._start_master()
         if not self._ready.wait(READY_TIMEOUT_S):
             raise UnitError(f"the python-master did not start within {READY_TIMEOUT_S:g} s ({self._python})")
+        if self._master is None:
+            raise UnitError(f"the python-master ended while it started ({self._python})")
 
     def _start_master(self) -> None:
         self._ready.clear()
@@ -157,6 +159,7 @@ class WorkerPool:
         with self._lock:
             sock.close()
             master, self._master = self._master, None
+            self._ready.set()  # nobody need wait for it any more
             if master is not None:
                 master.kill()  # it may have closed its socket without ending
                 master.wait()

@@ -107,12 +107,12 @@ class Worker:
         """The process exists: send it OPEN and listen. `pidfd` tells of its end, and is taken over."""
         self.pid = pid
         self.remote.close()
-        self.output.started()
         if pidfd >= 0:
             self._pidfd.watch(pidfd)
         if not self.alive:  # condemned meanwhile
             self.kill(signal.SIGKILL)
             return
+        self.output.started()
         self.inbox.listen()
         with self._lock:
             self._outbox.send_descriptor(header_only(protocol.PULSE), self.watchdog.remote.fileno())

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from modelbox.errors import ModelBoxError
+from modelbox.errors import ModelBoxError, UnitError
 from modelbox.spec import FlowType, UnitSpec
 from modelboxd.cpus import cpu_count
 from modelboxd.graph.life import Life
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ROOM_HINT = "is there room in TasksMax=, `ulimit -u` and `ulimit -n`?"
 IDLE_S = 30.0  # a worker that has heard nothing for so long after work gives back the memory that it keeps for more
 
 
@@ -54,7 +55,13 @@ class Starter:
         self._unit, self._config = unit, config
 
     def start(self, worker: Worker) -> None:
-        """Has the process started; may wait for the master, so not on the I/O thread. Raises ModelBoxError."""
+        """Has the process started; may wait for the master, so not on the I/O thread. Raises UnitError."""
+        try:
+            self._start(worker)
+        except (OSError, RuntimeError) as error:  # no descriptors, no threads
+            raise UnitError(f"no process can be started: {error}", hint=ROOM_HINT) from None
+
+    def _start(self, worker: Worker) -> None:
         env = environment.of_worker(
             self._unit, worker.number, cpus=cpu_count(), workers=self._count, device_ids=self._device_ids
         )
@@ -63,7 +70,10 @@ class Starter:
     def start_apart(self, worker: Worker) -> None:
         """The same on a thread of its own, with a time limit; a worker that cannot be started is lost. I/O thread."""
         worker.later(self._open_timeout_s, self._check_open)
-        threading.Thread(target=self._start_or_abandon, args=(worker,), name="mb-respawn", daemon=True).start()
+        try:
+            threading.Thread(target=self._start_or_abandon, args=(worker,), name="mb-respawn", daemon=True).start()
+        except RuntimeError as error:
+            self._pool.io.loop.call_soon(worker.abandon, f"no thread can be started: {error} ({ROOM_HINT})")
 
     def _start_or_abandon(self, worker: Worker) -> None:
         try:
