@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelbox.errors import ModelBoxError, OutOfMemoryError
 from modelboxd.workers import checks, protocol
@@ -89,7 +89,7 @@ class Inbox:
     def read_one(self) -> bool:
         """Receives one message; False when there is none now, or never again."""
         try:
-            size, ancillary, flags, _ = self._sock.recvmsg_into(self._places, protocol.ANCILLARY, checks.RECEIVE_FLAGS)
+            size, ancillary, flags, _ = self._receive()
         except BlockingIOError:
             return False
         except OSError:
@@ -118,6 +118,13 @@ class Inbox:
         if reader.kind not in ASKED:
             self._pause_s = self._pace.take(1 + reader.size // checks.MESSAGE_COST)
         return True
+
+    def _receive(self) -> tuple[int, list[tuple[int, int, bytes]], int, Any]:
+        try:
+            return self._sock.recvmsg_into(self._places, protocol.ANCILLARY, checks.RECEIVE_FLAGS)
+        except ConnectionResetError:
+            # It ended with messages unread, which the kernel tells first; what it had sent is there all the same.
+            return self._sock.recvmsg_into(self._places, protocol.ANCILLARY, checks.RECEIVE_FLAGS)
 
     def _ended(self) -> None:
         """End of file."""
