@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Callable
+from time import monotonic
 from typing import TypeVar
 
 AUTO_US = 200  # with one call after the other the daemon needs 60 us and more between an answer and the next call
@@ -34,14 +34,14 @@ class Spin:
         """`receive(flags)` takes a message, and with MSG_DONTWAIT raises BlockingIOError when there is none."""
         if not self.limit_s:
             return receive(0)
-        begun = time.monotonic()
+        begun = monotonic()
         if self._soon:
-            while time.monotonic() - begun < self.limit_s:
+            while monotonic() - begun < self.limit_s:
                 try:
                     return receive(socket.MSG_DONTWAIT)
                 except BlockingIOError:
                     continue
         self._soon = False
         got = receive(0)
-        self._soon = time.monotonic() - begun <= self.limit_s
+        self._soon = monotonic() - begun <= self.limit_s
         return got

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from types import SimpleNamespace
 
 import pytest
 
@@ -21,7 +20,7 @@ class Arrivals:
         self.looks = self.sleeps = 0
         self._pauses = list(pauses_s)
         self._next = self._pauses.pop(0)
-        monkeypatch.setattr(spin, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(spin, "monotonic", lambda: self.now)
 
     def receive(self, flags: int) -> float:
         """As recvmsg() does it; gives the time."""
