@@ -25,8 +25,9 @@ class Unit(modelbox.FlowUnit):
 
 
 def told(seen: int, lines: list[str]) -> bool:
-    """Whether the worker's stacks have come, which are the last ones."""
-    return any("native stack of python worker" in line for line in lines[seen:])
+    """Whether the worker's stacks have come, which are the last ones; not only the rest of those before."""
+    text = "\n".join(lines[seen:])
+    return "native stack of python worker" in text.partition("python stack of python worker")[2]
 
 
 def test_sigquit_tells_the_stacks_of_a_worker_that_keeps_the_interpreter_locked(tmp_path: Path) -> None:
