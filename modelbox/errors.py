@@ -6,6 +6,7 @@ that its reader can act on it without a traceback. The status numbers are those 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modelbox.status import StatusCode
@@ -79,6 +80,19 @@ class GraphError(ModelBoxError, ValueError):
         super().__init__(message, where=where, hint=hint, node=node)
         self.problems: tuple[ModelBoxError, ...] = problems or (self,)
         self.warnings = warnings
+
+    @classmethod
+    def of(cls, problems: Sequence[ModelBoxError], warnings: Sequence[ModelBoxError] = ()) -> GraphError:
+        """One error for all of `problems` (at least one), which reads as the first."""
+        first = problems[0]
+        return cls(
+            first.message,
+            where=first.where,
+            hint=first.hint,
+            node=first.node,
+            problems=tuple(problems),
+            warnings=tuple(warnings),
+        )
 
 
 class UnitNotFoundError(GraphError, LookupError):

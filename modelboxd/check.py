@@ -37,13 +37,5 @@ def check_graph(settings: Settings, path: Path) -> Plan:
             text = f"node '{node.name}': {module} is not installed"
             missing.append(GraphError(text, where=node.where, hint=hint, node=node.name))
     if missing:
-        first = missing[0]
-        raise GraphError(
-            first.message,
-            where=first.where,
-            hint=first.hint,
-            node=first.node,
-            problems=tuple(missing),
-            warnings=tuple(plan.graph.warnings),
-        )
+        raise GraphError.of(missing, plan.graph.warnings)
     return plan

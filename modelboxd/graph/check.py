@@ -64,16 +64,7 @@ class _Checker:
             self.problems += levels.problems
             self.warnings += levels.warnings
         if self.problems:
-            problems = sorted(self.problems, key=self._place)
-            first = problems[0]
-            raise GraphError(
-                first.message,
-                where=first.where,
-                hint=first.hint,
-                node=first.node,
-                problems=tuple(problems),
-                warnings=tuple(self.warnings),
-            )
+            raise GraphError.of(sorted(self.problems, key=self._place), self.warnings)
         for rank, node in enumerate(nodes.values()):
             node.priority = rank
         spec = self.spec

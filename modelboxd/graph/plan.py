@@ -51,8 +51,7 @@ def _check_sources(graph: Graph) -> None:
         if node.unit.kind is UnitKind.NATIVE and not node.unit.inputs
     ]
     if problems:
-        first = problems[0]
-        raise GraphError(first.message, where=first.where, hint=first.hint, problems=tuple(problems))
+        raise GraphError.of(problems)
 
 
 def _kind(node: Node) -> str:

@@ -32,7 +32,7 @@ METHODS = (b"POST ", b"GET ", b"PUT ", b"DELETE ")
 HEAD_MAX = 1 << 17  # bytes of a whole head
 TOO_MANY = error_answer(503, "too many connections, try again later", headers={"Retry-After": "1"}, close=True)
 STOPPING = error_answer(503, "the service is stopping", headers={"Retry-After": "5"}, close=True)
-FRESH_S = 0.5  # a client that has just connected when the server stops may send its request for so long
+FRESH_S = 0.5  # at the stop, what a client gets to send its first request, or to read that it comes too late
 LINGER_S = 2.0  # what a client sends after its answer is read for so long
 TRIES = 4  # turns of the loop
 _FOREVER_S = 1e8
@@ -438,9 +438,10 @@ class Connection:  # an asyncio.Protocol in form, not by name: a compiled class 
             self._turn_off(STOPPING)
 
     async def shutdown(self, limit_s: float) -> None:
-        """After stop(): waits for the answer to what is under way, `limit_s` at most, and closes."""
+        """After stop(): waits for the answer to what is under way, `limit_s` at most, and a moment for the request of a
+        new client and for one who has still to read that there is none; closes."""
         reply = self._reply
-        if reply is not None or (self._fresh and self._transport is not None):
+        if not self._lent and self._transport is not None and not self._transport.is_closing():
             self._gone = self._port.loop.create_future()
             await asyncio.wait([self._gone], timeout=limit_s if reply is not None else min(limit_s, FRESH_S))
             if reply is not None and self._reply is reply:

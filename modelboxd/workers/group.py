@@ -19,8 +19,8 @@ from modelboxd.cpus import cpu_count
 from modelboxd.graph.life import AUTO, Life
 from modelboxd.workers.health import GroupStatus, WorkerState, WorkerStatus, memory_of
 from modelboxd.workers.place import Place, Refuser
-from modelboxd.workers.process import External, Worker
-from modelboxd.workers.starter import ROOM_HINT, Starter
+from modelboxd.workers.process import ROOM_HINT, External, Worker
+from modelboxd.workers.starter import Starter
 from modelboxd.workers.succession import RETRY_DELAY_S, Reread, Succession
 from modelboxd.workers.supervision import Breaker, Supervision
 

@@ -26,7 +26,7 @@ from modelboxd.graph.life import Life
 from modelboxd.loop import IoThread
 from modelboxd.workers import interpreter
 from modelboxd.workers.group import WorkerGroup
-from modelboxd.workers.process import External, Worker
+from modelboxd.workers.process import ROOM_HINT, External, Worker
 from modelboxd.workers.stacks import SIGNAL, Asked, StackFile
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,6 @@ READY_TIMEOUT_S = 30.0
 MSG_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 DROPPED_S = 0.25  # after which those that have nothing to do hear of memory that others have given back
 COLLECT_EVERY = 64  # workers that are gone
-FORK_HINT = "is there memory left, and room in TasksMax= and `ulimit -u`?"
 FORK_LIMIT_S = 30.0  # a master that takes longer to fork is replaced, and all its workers with it
 
 
@@ -145,7 +144,7 @@ class WorkerPool:
             worker.started(message["pid"], order, pidfd)
         elif message["op"] == "unborn":
             self._forget(message["id"])
-            worker.abandon(f"cannot be forked: {message['reason']} ({FORK_HINT})")
+            worker.abandon(f"cannot be forked: {message['reason']} ({ROOM_HINT})")
         elif message["op"] == "stopped":
             worker.watchdog.set_stopped(message["signal"])
         elif message["op"] == "exited":

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ROOM_HINT = "is there memory left, and room in TasksMax=, `ulimit -u` and `ulimit -n`?"  # where none can be started
 IN_FLIGHT = 2  # messages at a worker: one that it runs, one that waits, so that it never idles
 DRAINED = 1024  # messages read after its end, at most: a child of it may hold the socket and go on
 EXIT_WAIT_S = 1.0  # how long the master may take to say how a worker ended

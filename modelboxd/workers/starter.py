@@ -13,14 +13,13 @@ from modelbox.spec import FlowType, UnitSpec
 from modelboxd.cpus import cpu_count
 from modelboxd.graph.life import Life
 from modelboxd.workers import environment, spin
-from modelboxd.workers.process import Worker
+from modelboxd.workers.process import ROOM_HINT, Worker
 
 if TYPE_CHECKING:
     from modelboxd.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
 
-ROOM_HINT = "is there room in TasksMax=, `ulimit -u` and `ulimit -n`?"
 IDLE_S = 30.0  # a worker that has heard nothing for so long after work gives back the memory that it keeps for more
 
 

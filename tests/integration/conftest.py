@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from modelbox._core.memory import Pool
 from modelboxd.engine.job import JobSettings
 from modelboxd.loop import IoThread
+from modelboxd.workers.group import WorkerGroup
 from modelboxd.workers.pool import WorkerPool
 from tests.integration.graphs import Graphs
-from tests.integration.workers import LIMIT_S, Caller
+from tests.integration.obedient import OBEDIENT
+from tests.integration.workers import LIMIT_S, Caller, write_unit
 
 
 def open_caller() -> Iterator[Caller]:
@@ -35,6 +38,21 @@ def caller() -> Iterator[Caller]:
 def shared_caller() -> Iterator[Caller]:
     """One python-master for all tests of a file."""
     yield from open_caller()
+
+
+@pytest.fixture
+def start(caller: Caller, tmp_path: Path) -> Iterator[Callable[..., WorkerGroup]]:
+    """Starts groups of workers of the obedient unit."""
+    groups: list[WorkerGroup] = []
+
+    def made(stream: bool = False, config: dict[str, str] | None = None, **more: Any) -> WorkerGroup:
+        unit = write_unit(tmp_path, f"obedient{len(groups)}", OBEDIENT, stream=stream)
+        groups.append(caller.start(unit, config, **more))
+        return groups[-1]
+
+    yield made
+    for group in groups:
+        group.close(LIMIT_S)
 
 
 @pytest.fixture

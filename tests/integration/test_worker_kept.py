@@ -10,11 +10,9 @@ import pytest
 from modelbox.errors import WorkerLostError
 from modelboxd.workers.group import WorkerGroup
 from modelboxd.workers.process import Worker
-from tests.integration.test_worker_life import send, start
+from tests.integration.obedient import send
 from tests.integration.workers import LIMIT_S, Caller
 from tests.waiting import wait_for
-
-__all__ = ["start"]  # the fixture
 
 
 def workers() -> int:

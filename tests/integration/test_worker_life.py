@@ -10,115 +10,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from modelbox.buffer import BufferList
 from modelbox.errors import TimedOutError, WorkerLostError
 from modelboxd.cpus import cpu_count
 from modelboxd.workers.group import WorkerGroup
 from modelboxd.workers.health import WorkerState
-from modelboxd.workers.process import Worker
 from modelboxd.workers.protocol import WorkerCall, WorkerResult
-from tests.integration.workers import LIMIT_S, Caller, write_unit
+from tests.integration.obedient import is_there, pid_of, send, states, text_of
+from tests.integration.workers import LIMIT_S, Caller
 from tests.waiting import Gate, wait_for
-
-# What a buffer says is what the unit does with it.
-OBEDIENT = """
-import ctypes, os, signal, sys, threading, time
-import _flowunit as modelbox
-
-class Unit(modelbox.FlowUnit):
-    def open(self, config):
-        self.kept = []
-        if os.path.exists(config.get_string("broken", "")):
-            raise OSError("the model is gone")
-        return modelbox.Status()
-
-    def process(self, context):
-        for buffer in context.input("in"):
-            answer = str(os.getpid())
-            word, _, rest = str(buffer).partition(" ")
-            if word == "signal":
-                os.kill(os.getpid(), getattr(signal, rest))
-            elif word == "exit":
-                os._exit(int(rest))
-            elif word == "segfault":
-                ctypes.string_at(8)
-            elif word == "python":
-                while not os.path.exists(rest):
-                    pass
-            elif word == "sleep":
-                open(rest, "rb", 0).read(1)
-            elif word == "locked":
-                ctypes.PyDLL(None).pause()  # keeps the interpreter
-            elif word == "grow":
-                self.kept.append(bytearray(os.urandom(1024)) * (1024 * int(rest)))
-            elif word == "child":
-                pid = os.fork()
-                if not pid:
-                    if rest == "apart":
-                        os.setsid()
-                        if os.fork():
-                            os._exit(0)
-                    os.write(2, b"child %d\\n" % os.getpid())
-                    while True:
-                        signal.pause()
-                if rest == "apart":
-                    os.waitpid(pid, 0)
-            elif word == "say":
-                print(rest, file=sys.stderr, flush=True)
-            context.output("out").push_back(answer)
-        return modelbox.Status()
-"""
-
-
-@pytest.fixture
-def start(caller: Caller, tmp_path: Path) -> Iterator[Callable[..., WorkerGroup]]:
-    groups: list[WorkerGroup] = []
-
-    def made(stream: bool = False, config: dict[str, str] | None = None, **more: Any) -> WorkerGroup:
-        unit = write_unit(tmp_path, f"obedient{len(groups)}", OBEDIENT, stream=stream)
-        groups.append(caller.start(unit, config, **more))
-        return groups[-1]
-
-    yield made
-    for group in groups:
-        group.close(LIMIT_S)
-
-
-def is_there(pid: int) -> bool:
-    """Whether the process exists, be it as a zombie."""
-    return os.path.exists(f"/proc/{pid}")
-
-
-def states(group: WorkerGroup) -> list[str]:
-    return [worker.state.value for worker in group.status().workers]
-
-
-def send(
-    worker: Worker, caller: Caller, text: str, stream: int = 0, begin: bool = True, end: bool = False
-) -> Future[Any]:
-    """One call to this very worker."""
-    future: Future[WorkerResult] = Future()
-    call = WorkerCall(stream, bool(stream) and begin, end, stream or 1, "session", [caller.list_of(text)], [b""])
-    worker.submit([call], lambda results: future.set_result(results[0]))
-    return future
-
-
-def text_of(result: WorkerResult) -> str:
-    if result.error is not None:
-        raise result.error
-    return str(BufferList.from_core(result.outputs[0])[0])
-
-
-def pid_of(caller: Caller, group: WorkerGroup) -> int:
-    return int(str(caller.call(group, "pid")[0]))
-
 
 # ---- ends and what replaces them ---------------------------------------------------------------------------------
 
@@ -523,7 +428,7 @@ sys.path.insert(0, {top!r})
 from modelbox._core.memory import Pool
 from modelboxd.loop import IoThread
 from modelboxd.workers.pool import WorkerPool
-from tests.integration.test_worker_life import OBEDIENT
+from tests.integration.obedient import OBEDIENT
 from tests.integration.workers import Caller, write_unit
 io = IoThread()
 io.start()

@@ -15,8 +15,8 @@ from modelbox.errors import WorkerLostError
 from modelboxd.workers import reload
 from modelboxd.workers.group import WorkerGroup
 from tests.integration.graphs import Graphs, write
+from tests.integration.obedient import send, text_of
 from tests.integration.server import Server, http_graph
-from tests.integration.test_worker_life import send, text_of
 from tests.integration.workers import LIMIT_S, Caller, write_unit
 from tests.waiting import wait_for
 

@@ -13,11 +13,9 @@ from modelbox.errors import UnitError, WorkerLostError
 from modelboxd.workers import group as group_module
 from modelboxd.workers import process
 from modelboxd.workers.group import WorkerGroup
-from tests.integration.test_worker_life import pid_of, start
+from tests.integration.obedient import pid_of
 from tests.integration.workers import Caller, write_unit
 from tests.waiting import wait_for
-
-__all__ = ["start"]  # the fixture
 
 
 class Scarce:
@@ -81,7 +79,8 @@ def test_no_descriptors_for_the_first_worker(caller: Caller, tmp_path: Path, mon
 
     monkeypatch.setattr(group_module, "Worker", none)
     with pytest.raises(
-        UnitError, match=r"python worker job/node#0 cannot be made: Too many open files \(is there room"
+        UnitError,
+        match=r"python worker job/node#0 cannot be made: Too many open files \(is there memory left, and room",
     ):
         caller.start(write_unit(tmp_path, "unit", "class Unit: pass"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -70,11 +71,9 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 def read_all(sock: socket.socket) -> bytes:
     data = b""
-    try:
+    with contextlib.suppress(ConnectionResetError):  # it was cut off
         while part := sock.recv(65536):
             data += part
-    except ConnectionResetError:
-        pass  # it was cut off
     return data
 
 
