@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -395,7 +394,7 @@ class WorkerGroup:
         self.succession.close()
         if self.io.is_current():
             raise RuntimeError("close() would wait for its own thread")
-        workers = [worker for place in self.places for worker in place.all()]
+        workers = self.io.run(self._known())
         for worker in workers:
             worker.stop()
         with self._changed:
@@ -404,6 +403,10 @@ class WorkerGroup:
             if worker.alive:
                 text = "python worker %s (pid %d) did not end within %.1f s"
                 log.warning(text, worker.name, worker.pid, timeout_s, extra=worker.output.about)
-                worker.kill(signal.SIGKILL)
+                self.io.call(worker.condemn, f"did not end within {timeout_s:.1f} s")  # also one that is yet to start
         with self._changed:
             self._changed.wait_for(lambda: all(worker.gone or not worker.pid for worker in workers), timeout_s)
+
+    async def _known(self) -> list[Worker]:
+        """All workers; on the I/O thread, where begin() has either made one before or sees that we close."""
+        return [worker for place in self.places for worker in place.all()]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+FIRST_THREADS = 16  # thousands may follow
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -77,13 +80,22 @@ def process_state(pid: int) -> tuple[str, float]:
     return fields[0], (int(fields[11]) + int(fields[12])) / TICKS
 
 
-def waits_of(pid: int) -> dict[int, float]:
-    """Seconds that each thread of a process was ready to run and had no CPU, so far; empty where the kernel does not
-    tell."""
+def thread_of(pid: int, name: str) -> int:
+    """The thread of this name among the first that a process has started; 0: there is none."""
+    with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/task") as tasks:  # it has ended
+        for task in itertools.islice(tasks, FIRST_THREADS):
+            if Path(task.path, "comm").read_text().rstrip("\n") == name:
+                return int(task.name)
+    return 0
+
+
+def waits_of(pid: int, threads: Iterable[int]) -> dict[int, float]:
+    """Seconds that threads of a process were ready to run and had no CPU, so far; without those of which the kernel
+    does not tell."""
     waits: dict[int, float] = {}
     with contextlib.suppress(OSError, ValueError, IndexError):  # it has ended, or the kernel does not count
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            waits[int(task.name)] = int((task / "schedstat").read_text().split()[1]) / 1e9
+        for thread in threads:
+            waits[thread] = int(Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()[1]) / 1e9
     return waits
 
 

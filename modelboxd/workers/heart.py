@@ -19,6 +19,7 @@ from types import FrameType
 PING = struct.Struct("<I")
 PONG = struct.Struct("<If")
 WHERE_BYTES = 512
+NAME = "mb-heart"  # of the thread
 _TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _OWN = (os.path.join(_TOP, "modelbox", ""), os.path.join(_TOP, "modelboxd", ""), "<frozen")
 
@@ -26,12 +27,12 @@ _OWN = (os.path.join(_TOP, "modelbox", ""), os.path.join(_TOP, "modelboxd", ""),
 def start(sock: socket.socket, begun: Callable[[], float]) -> None:
     """`begun()`: when the call under way began (time.monotonic()), 0.0 = none."""
     main = threading.get_ident()
-    threading.Thread(target=_answer, args=(sock, begun, main), name="mb-heart", daemon=True).start()
+    threading.Thread(target=_answer, args=(sock, begun, main), name=NAME, daemon=True).start()
 
 
 def _answer(sock: socket.socket, begun: Callable[[], float], main: int) -> None:
     with contextlib.suppress(OSError), open("/proc/thread-self/comm", "wb") as file:  # a sandbox may have no /proc
-        file.write(b"mb-heart")
+        file.write(NAME.encode())
     with contextlib.suppress(OSError):  # the daemon is gone; the main thread sees it too
         while len(ping := sock.recv(64)) == PING.size:
             since = begun()

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from modelbox._core import FOREIGN
 from modelbox.errors import UnitError
-from modelboxd.workers.title import ROOM
 
 OLDEST = (3, 9)
 PROBE_LIMIT_S = 30.0
@@ -46,7 +45,7 @@ def command(python: str, module: str) -> list[str]:
     """How a python-master is started, `module` in the server's own interpreter; its own arguments follow."""
     if python == sys.executable:
         return [python, "-m", module]
-    return [python, str(Path(__file__).with_name("start.py")), str(ROOT), ROOM]
+    return [python, str(Path(__file__).with_name("start.py")), str(ROOT)]
 
 
 def check(python: str) -> str:

@@ -13,7 +13,8 @@ The daemon starts it as a fresh program and talks to it over a SOCK_SEQPACKET so
 Nothing survives its parent. When the daemon goes, the socket closes and the kernel sends SIGCONT, so that also a
 stopped master wakes and ends what it has started; when the master goes, the kernel kills the workers. Each worker is a
 session and process group of its own: what it has started is killed with it. Processes that have left that group are
-adopted here (the master is a "subreaper"), so none becomes a zombie, and end with the master.
+adopted here (the master is a "subreaper"), so none becomes a zombie, and are killed when the worker that has started
+them has ended, or the master.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from typing import Any
 
 from modelbox.version import VERSION
 from modelboxd import paths
+from modelboxd.workers import marks
 from modelboxd.workers.title import set_title
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -112,7 +114,7 @@ class Master:
         else:
             for pid, number in self.workers.items():
                 if number == order["id"]:
-                    os.kill(pid, order["signal"])
+                    kill(pid, order["signal"])
         return True
 
     def spawn(self, order: dict[str, Any], fds: list[int]) -> None:
@@ -141,11 +143,14 @@ class Master:
             os.close(fd)
 
     def reap(self) -> None:
+        """Says what has become of workers, and lets nothing outlive them."""
         while (found := look_for(os.WSTOPPED | os.WCONTINUED)) is not None:
             if found.si_pid in self.workers:
                 number = found.si_status if found.si_code == os.CLD_STOPPED else 0
                 self.send({"op": "stopped", "id": self.workers[found.si_pid], "signal": number})
+        ended = False
         while (found := look_for(os.WEXITED | os.WNOWAIT)) is not None:
+            ended = True
             pid = found.si_pid
             if pid in self.workers:
                 kill_group(pid)  # before it is reaped: until then nobody else can have its number
@@ -154,6 +159,16 @@ class Master:
             if known is not None:
                 code = os.waitstatus_to_exitcode(status)
                 self.send({"op": "exited", "id": known, "pid": pid, "code": max(code, 0), "signal": max(-code, 0)})
+        if ended:
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Kills what was adopted from workers that are gone; what they leave in turn comes here at their end."""
+        for pid in children():
+            if pid not in self.workers:
+                worker = marks.worker_of(pid)
+                if worker and worker not in self.workers.values():
+                    kill(pid, signal.SIGKILL)
 
     def end(self) -> None:
         """The daemon is gone: so are we, with all that was started here."""
@@ -162,14 +177,14 @@ class Master:
         limit = time.monotonic() + END_LIMIT_S
         while (left := limit - time.monotonic()) > 0:
             for pid in children():
-                os.kill(pid, signal.SIGKILL)
+                kill(pid, signal.SIGKILL)
             try:
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
             except ChildProcessError:
                 break
-            select.select([self.wake_read], [], [], left)  # SIGCHLD
-            os.read(self.wake_read, 4096)
+            if select.select([self.wake_read], [], [], left)[0]:  # SIGCHLD
+                os.read(self.wake_read, 4096)
         os._exit(0)
 
 
@@ -181,9 +196,15 @@ def look_for(kind: int) -> os.waitid_result | None:
         return None
 
 
+def kill(pid: int, number: int) -> None:
+    """Sends a signal to a child that was not reaped yet."""
+    with contextlib.suppress(PermissionError):  # another user's: the unit has started a program that changes it
+        os.kill(pid, number)
+
+
 def kill_group(pid: int) -> None:
     """Kills a worker that was not reaped yet, and what it has started."""
-    os.kill(pid, signal.SIGKILL)
+    kill(pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError, PermissionError):  # it is not far enough to be a group; others' only
         os.killpg(pid, signal.SIGKILL)
 
@@ -220,6 +241,7 @@ def become_worker(master: Master, order: dict[str, Any], fds: list[int], parent:
         sys.stdout = open(1, "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
         os.environ.update(order["env"])
+        marks.mark_worker(order["id"])
         set_title(order["title"], order["title"].rpartition("/")[2])
         faulthandler.enable(2, all_threads=False)  # a crash tells where it was
         from modelboxd.workers import ends, stacks, worker

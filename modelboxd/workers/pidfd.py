@@ -34,7 +34,8 @@ class PidFd:
 
     def kill(self, number: int) -> None:
         """Sends a signal. [any thread]"""
-        with self._lock, contextlib.suppress(ProcessLookupError):  # ended meanwhile
+        # It has ended meanwhile, or runs as another user by now.
+        with self._lock, contextlib.suppress(ProcessLookupError, PermissionError):
             if self._fd >= 0:
                 signal.pidfd_send_signal(self._fd, number)
 

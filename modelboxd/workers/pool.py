@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -24,10 +25,11 @@ from modelbox.spec import UnitSpec
 from modelbox.version import VERSION
 from modelboxd.graph.life import Life
 from modelboxd.loop import IoThread
-from modelboxd.workers import interpreter
+from modelboxd.workers import interpreter, marks
 from modelboxd.workers.group import WorkerGroup
 from modelboxd.workers.process import ROOM_HINT, External, Worker
 from modelboxd.workers.stacks import SIGNAL, Asked, StackFile
+from modelboxd.workers.title import ROOM
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._master: subprocess.Popen[bytes] | None = None
+        self._mark = ""  # of the master and all that comes of it
         self._sock: socket.socket | None = None
         self._ready = threading.Event()
         self._workers: dict[int, tuple[Worker, bytes]] = {}
@@ -79,11 +82,14 @@ class WorkerPool:
         env = interpreter.environment(self._python)
         env.setdefault("OPENBLAS_NUM_THREADS", "1")  # a thread of its own would not survive fork()
         env.setdefault("PYTHONUNBUFFERED", "1")
+        self._mark = secrets.token_hex(16)
+        env.update(marks.for_master(self._mark))
         if self._master_stacks is None:
             self._master_stacks = StackFile()
         places = (theirs.fileno(), self._master_stacks.fd)
-        command = [*interpreter.command(self._python, self.master_module), str(places[0]), str(os.getpid())]
-        self._master = self._keep_process([*command, str(places[1])], places, env)
+        arguments = [str(places[0]), str(os.getpid()), str(places[1]), ROOM]
+        command = [*interpreter.command(self._python, self.master_module), *arguments]
+        self._master = self._keep_process(command, places, env)
         theirs.close()
         ours.setblocking(False)
         self._sock = ours
@@ -158,6 +164,7 @@ class WorkerPool:
         with self._lock:
             sock.close()
             master, self._master = self._master, None
+            mark = self._mark
             self._ready.set()  # nobody need wait for it any more
             if master is not None:
                 master.kill()  # it may have closed its socket without ending
@@ -172,6 +179,14 @@ class WorkerPool:
                 with contextlib.suppress(ProcessLookupError):  # processes that it has started
                     os.killpg(worker.pid, signal.SIGKILL)
             worker.orphaned()
+        self._sweep(mark)
+
+    def _sweep(self, mark: str) -> None:
+        """Ends what the workers of a master that is gone have started, wherever it is."""
+        try:
+            threading.Thread(target=marks.kill_all_of, args=(mark,), name="mb-sweep", daemon=True).start()
+        except RuntimeError:  # no threads left
+            marks.kill_all_of(mark)
 
     def tell_master(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> bool:
         """Sends one order; False when the master is gone. [any thread]"""
@@ -286,7 +301,7 @@ class WorkerPool:
         """Ends the master (and with it whatever still runs)."""
         with self._lock:
             self._closing = True
-            master, sock = self._master, self._sock
+            master, sock, mark = self._master, self._sock, self._mark
         if master is None or sock is None:
             return
         with contextlib.suppress(OSError):  # gone already
@@ -296,3 +311,4 @@ class WorkerPool:
         except subprocess.TimeoutExpired:
             master.kill()
             master.wait()
+            marks.kill_all_of(mark)

@@ -1,4 +1,4 @@
-"""Starts the python-master in an interpreter of a unit's own: `python start.py FOLDER ROOM MASTER'S ARGUMENTS`.
+"""Starts the python-master in an interpreter of a unit's own: `python start.py FOLDER MASTER'S ARGUMENTS`.
 
 The interpreter has its own packages; of the server's it gets modelbox and modelboxd, which lie in FOLDER, and nothing
 else that may lie there. Runs in CPython from 3.9 on, as all that workers import.
@@ -28,7 +28,6 @@ def main() -> None:
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [place for place in sys.path if os.path.abspath(place or ".") != here]
     finder: Any = Finder(sys.argv.pop(1))
-    del sys.argv[1]  # only there for its room: see title.py
     sys.meta_path.insert(0, finder)
     from modelboxd.workers import master
 

@@ -6,7 +6,7 @@ import ctypes
 from contextlib import suppress
 from importlib.util import find_spec
 
-ROOM = "." * 120  # an argument that start.py drops: its place is for titles
+ROOM = "." * 120  # an argument of the master that is there for its room: titles are written there
 HAS_SETPROCTITLE = find_spec("setproctitle") is not None
 
 

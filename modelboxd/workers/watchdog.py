@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from modelboxd.workers import heart
-from modelboxd.workers.health import evidence, memory_of, process_state, waits_of
+from modelboxd.workers.health import evidence, memory_of, process_state, thread_of, waits_of
 from modelboxd.workers.pulse import Limits, Pulse, Verdict
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Watchdog:
         self._token = 0
         self._waiting = False  # for the answer to a ping
         self._cpu = (0.0, 0.0)  # CPU seconds used, and when that was
+        self._heart = 0  # the thread that answers; 0: not known
         self._waits: tuple[dict[int, float], float] = ({}, 0.0)  # waits_of() it, and when that was
         self._tell_s = TELL_S
         self._stop_timer: Any = None
@@ -119,16 +120,22 @@ class Watchdog:
     def _excuse_starved(self, now: float) -> None:
         """On a busy machine a worker may get no CPU to answer with."""
         before, since = self._waits
-        self._waits = (waits_of(self._pid), now)
+        self._waits = (self._look_at_waits(), now)
         starved = max(
             (waited - before[thread] for thread, waited in self._waits[0].items() if thread in before), default=0.0
         )
         self._pulse.starved(min(max(starved, 0.0), now - since))
 
+    def _look_at_waits(self) -> dict[int, float]:
+        """Of the two threads on which an answer depends. What others of the unit wait for is no excuse."""
+        if not self._heart:
+            self._heart = thread_of(self._pid, heart.NAME)
+        return waits_of(self._pid, {self._pid, self._heart or self._pid})
+
     def _ping(self, now: float) -> None:
         self._cpu = (process_state(self._pid)[1], now)
         if self._silence_s:
-            self._waits = (waits_of(self._pid), now)
+            self._waits = (self._look_at_waits(), now)
         self._pulse.asked(now)
         if self._waiting:
             return  # for the answer to an earlier one

@@ -14,8 +14,27 @@ from tests.integration.workers import Caller
 
 # What a buffer says is what the unit does with it.
 OBEDIENT = """
-import ctypes, os, signal, sys, threading, time
+import ctypes, os, signal, subprocess, sys, threading, time
 import _flowunit as modelbox
+
+def child(apart):
+    # A process that starts no program; one apart has left our session and has lost its parent.
+    said, says = os.pipe()
+    pid = os.fork()
+    if not pid:
+        if apart:
+            os.setsid()
+            if os.fork():
+                os._exit(0)
+        os.write(says, b"%d" % os.getpid())
+        while True:
+            signal.pause()
+    if apart:
+        os.waitpid(pid, 0)
+    pid = int(os.read(said, 20))
+    os.close(said)
+    os.close(says)
+    return pid
 
 class Unit(modelbox.FlowUnit):
     def open(self, config):
@@ -44,17 +63,9 @@ class Unit(modelbox.FlowUnit):
             elif word == "grow":
                 self.kept.append(bytearray(os.urandom(1024)) * (1024 * int(rest)))
             elif word == "child":
-                pid = os.fork()
-                if not pid:
-                    if rest == "apart":
-                        os.setsid()
-                        if os.fork():
-                            os._exit(0)
-                    os.write(2, b"child %d\\n" % os.getpid())
-                    while True:
-                        signal.pause()
-                if rest == "apart":
-                    os.waitpid(pid, 0)
+                answer = str(child(rest == "apart"))
+            elif word == "program":
+                answer = str(subprocess.Popen(["sleep", "1000"], start_new_session=rest == "apart").pid)
             elif word == "say":
                 print(rest, file=sys.stderr, flush=True)
             context.output("out").push_back(answer)

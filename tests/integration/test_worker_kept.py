@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable
 
 import pytest
 
 from modelbox.errors import WorkerLostError
 from modelboxd.workers.group import WorkerGroup
+from modelboxd.workers.place import Place
 from modelboxd.workers.process import Worker
 from tests.integration.obedient import send
 from tests.integration.workers import LIMIT_S, Caller
@@ -42,3 +44,28 @@ def test_recycled_ones(start: Callable[..., WorkerGroup], caller: Caller) -> Non
         del old
         wait_for(lambda: [worker.state.value for worker in group.status().workers] == ["ready"])
     wait_for(lambda: workers() == before)
+
+
+def test_a_worker_that_is_made_while_its_job_closes(
+    start: Callable[..., WorkerGroup], caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = start()
+    arrived, go_on = threading.Event(), threading.Event()
+    make = group._make
+
+    def made(place: Place, *, as_heir: bool) -> Worker:
+        arrived.set()
+        assert go_on.wait(LIMIT_S)
+        return make(place, as_heir=as_heir)
+
+    monkeypatch.setattr(group, "_make", made)
+    with pytest.raises(WorkerLostError):
+        caller.call(group, "signal SIGKILL")
+    assert arrived.wait(LIMIT_S)  # the I/O thread is just there
+    closing = threading.Thread(target=group.close, args=(LIMIT_S,))
+    closing.start()
+    wait_for(group.is_closing)
+    go_on.set()
+    closing.join(LIMIT_S)
+    assert not closing.is_alive() and not any(worker.alive for worker in group.workers)
+    wait_for(lambda: caller.pool.count() == 0)

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -396,102 +392,6 @@ def test_a_lost_worker_has_its_cause(
     wait_for(lambda: len(seen) == 4)
     cause = f"python worker {worker.name} (pid {worker.pid}) was killed by SIGKILL"
     assert seen == [(True, ""), (True, ""), (False, cause), (False, cause)]
-
-
-# ---- ends of parents -----------------------------------------------------------------------------------------------
-
-
-def test_children_of_a_worker_end_with_it(start: Callable[..., WorkerGroup], caller: Caller) -> None:
-    group = start()
-    worker = pid_of(caller, group)
-    caller.call(group, "child")
-    (child,) = wait_for(lambda: _children(worker))
-    with pytest.raises(WorkerLostError):
-        caller.call(group, "signal SIGKILL")
-    wait_for(lambda: not is_there(child))
-    assert not is_there(worker)
-
-
-def _children(pid: int) -> list[int]:
-    return [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
-
-
-def _descendants(pid: int) -> list[int]:
-    found = _children(pid)
-    return found + [deeper for child in found for deeper in _descendants(child)]
-
-
-DAEMON = """
-import sys, threading
-from pathlib import Path
-sys.path.insert(0, {top!r})
-from modelbox._core.memory import Pool
-from modelboxd.loop import IoThread
-from modelboxd.workers.pool import WorkerPool
-from tests.integration.obedient import OBEDIENT
-from tests.integration.workers import Caller, write_unit
-io = IoThread()
-io.start()
-memory = Pool()
-pool = WorkerPool(io, memory)
-caller = Caller(pool, memory)
-group = caller.start(write_unit(Path({folder!r}), "obedient", OBEDIENT), workers=4)
-caller.call(group, "child")
-caller.call(group, "child apart")
-locked = group.workers[0].pid
-caller.submit(group, "locked")
-print(pool._master.pid, *[worker.pid for worker in group.workers], flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.mark.parametrize("stopped", ["nobody", "worker", "master", "both"])
-def test_nothing_survives_the_daemon(tmp_path: Path, stopped: str) -> None:
-    top = str(Path(__file__).resolve().parents[2])
-    code = DAEMON.format(top=top, folder=str(tmp_path))
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as daemon:
-        assert daemon.stdout is not None
-        master, *workers = [int(word) for word in daemon.stdout.readline().split()]
-        wait_for(lambda: len(_descendants(master)) == 6)  # 4 workers, a child, and one that has gone apart
-        everybody = [master, *_descendants(master)]
-        assert set(workers) < set(everybody)
-        fds = [os.pidfd_open(pid) for pid in everybody]
-        if stopped in ("worker", "both"):
-            os.kill(workers[1], signal.SIGSTOP)
-        if stopped in ("master", "both"):
-            os.kill(master, signal.SIGSTOP)
-        daemon.kill()
-        daemon.wait()
-    # A pidfd is readable when its process has ended. The time is not measured, but bounded as it is promised.
-    limit = time.monotonic() + 2.0
-    poll = select.poll()
-    for fd in fds:
-        poll.register(fd, select.POLLIN)
-    while fds and (left := limit - time.monotonic()) > 0:
-        for fd, _ in poll.poll(left * 1000):
-            poll.unregister(fd)
-            os.close(fd)
-            fds.remove(fd)
-    assert not fds, f"{len(fds)} of {everybody} are still there"
-
-
-def test_a_master_that_is_killed_takes_all_along_and_is_replaced(
-    start: Callable[..., WorkerGroup], caller: Caller
-) -> None:
-    group = start(workers=2)
-    first = {pid_of(caller, group), *(worker.pid for worker in group.workers)}
-    caller.call(group, "child")
-    assert caller.pool._master is not None
-    master = caller.pool._master.pid
-    everybody = [master, *_descendants(master)]
-    assert len(everybody) == 4
-    os.kill(master, signal.SIGKILL)
-    wait_for(lambda: not any(is_there(pid) for pid in everybody))
-    wait_for(lambda: group.status().state == "ready")
-    assert not first & {worker.pid for worker in group.workers}
-    assert group.status().crashes == 0  # it was not the unit
 
 
 # ---- what status() tells ----------------------------------------------------------------------------------------------

@@ -129,7 +129,8 @@ def test_time_without_a_cpu_is_no_silence() -> None:
 
 
 def test_a_process_that_has_a_cpu_is_not_starved_for_longer_than_it_lives() -> None:
-    waits = waits_of(os.getpid())
-    assert threading.get_native_id() in waits
+    thread = threading.get_native_id()
+    waits = waits_of(os.getpid(), [thread])
+    assert list(waits) == [thread]
     assert all(0 <= seconds < time.monotonic() for seconds in waits.values())
-    assert waits_of(0) == {}
+    assert waits_of(0, [0]) == {}
