@@ -67,7 +67,7 @@ def worker_of(pid: int) -> int:
 def kill_all_of(word: str) -> int:
     """Kills every process of a master that is gone, and waits for their ends; how many there were."""
     killed = 0
-    for _ in range(SWEEPS):
+    for _ in range(SWEEPS if word else 0):  # all others have the empty word
         fds = [fd for pid in _processes() if (fd := _kill_marked(pid, word)) >= 0]
         killed += len(fds)
         for fd in fds:

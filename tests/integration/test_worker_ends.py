@@ -170,4 +170,4 @@ def test_marks(start: Callable[..., WorkerGroup], caller: Caller) -> None:
         words |= {(marks.read(pid, marks.MASTER), marks.worker_of(pid)) for pid in pids}
     assert {number for _, number in words} == {1, 2} and len({word for word, _ in words}) == 1
     assert marks.worker_of(os.getpid()) == 0 and marks.worker_of(0) == 0
-    assert marks.kill_all_of("no master has this word") == 0
+    assert marks.kill_all_of("no master has this word") == 0 and marks.kill_all_of("") == 0
