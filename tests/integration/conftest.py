@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from modelboxd.workers.group import WorkerGroup
 from modelboxd.workers.pool import WorkerPool
 from tests.integration.graphs import Graphs
 from tests.integration.obedient import OBEDIENT
+from tests.integration.tasks import Rig
 from tests.integration.workers import LIMIT_S, Caller, write_unit
 
 
@@ -67,3 +69,20 @@ def start_graphs(tmp_path: Path) -> Iterator[Callable[..., Graphs]]:
     yield run
     for graphs in started:
         graphs.close()
+
+
+@pytest.fixture
+def rigs(tmp_path: Path) -> Iterator[Any]:
+    """Starts a daemon with a job for tasks."""
+    made: list[Rig] = []
+
+    def make(config: str = "", attrs: str = "", extra: str = "") -> Rig:
+        made.append(Rig(tmp_path, config, attrs, extra))
+        return made[0]
+
+    yield make
+    for rig in made:
+        held = os.open(rig.pipe, os.O_RDWR)  # nobody waits at it any more
+        code = rig.server.stop()
+        os.close(held)
+        assert code == 0

@@ -15,7 +15,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.server import LIMIT_S, Server
-from tests.integration.test_tasks import Rig
+from tests.integration.tasks import Rig
 
 NAMES = {
     "modelbox_info", "modelbox_uptime_seconds", "modelbox_process_cpu_seconds", "modelbox_process_resident_memory_bytes",

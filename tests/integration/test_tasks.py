@@ -2,123 +2,18 @@
 
 from __future__ import annotations
 
-import hmac
 import http.client
 import http.server
 import json
-import os
-import queue
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-
-import pytest
 
 from tests.integration.server import LIMIT_S, TOP, Server, write_graph
-from tests.integration.workers import write_unit
-
-# Texts in capitals; other data doubled; "gate" waits until somebody opens the other end of the pipe.
-UNIT = """
-import os
-import numpy as np
-import _flowunit as modelbox
-
-class Unit(modelbox.FlowUnit):
-    def open(self, config):
-        self.pipe = config.get_string("pipe", "")
-        return modelbox.Status()
-
-    def process(self, context):
-        out = context.output("out")
-        for buffer in context.input("in"):
-            value = buffer.as_object()
-            if isinstance(value, str):
-                if value == "gate":
-                    open(self.pipe).close()
-                if value == "bad":
-                    raise ValueError("no good")
-                if value == "die":
-                    os.kill(os.getpid(), 9)
-                if value == "many":
-                    value = "x" * 3_000_000
-                made = modelbox.Buffer(self.get_bind_device(), value.upper())
-            else:
-                made = modelbox.Buffer(self.get_bind_device(), np.array(buffer, copy=False) * 2)
-            out.push_back(made)
-        return modelbox.Status()
-"""
-JOB = "/v1/jobs/graph/tasks"
-
-
-class Rig:
-    """A daemon with one job: in -> work -> out."""
-
-    def __init__(self, folder: Path, config: str = "", attrs: str = "", extra: str = "") -> None:
-        self.folder = folder
-        self.pipe = folder / "pipe"
-        os.mkfifo(self.pipe)
-        write_unit(folder, "work", UNIT)
-        self.graph = write_graph(folder, self.dot(attrs, extra))
-        self.server = Server(self.graph, folder=folder, config=config).ready()
-
-    def dot(self, attrs: str = "", extra: str = "") -> str:
-        return f"""digraph g {{ in [type=input]; out [type=output]
-            work [flowunit=work, batch_size=1, pipe="{self.pipe}"{attrs}]
-            in -> work:in; work:out -> out; {extra} }}"""
-
-    def send(
-        self, body: bytes, options: str = "", kind: str = "text/plain", **headers: str
-    ) -> tuple[int, Any, dict[str, str]]:
-        """A raw request; what is not JSON comes back as bytes."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.api, timeout=LIMIT_S)
-        try:
-            given = {"Content-Type": kind, **{key.replace("_", "-"): value for key, value in headers.items()}}
-            connection.request("POST", JOB + options, body, given)
-            response = connection.getresponse()
-            data = response.read()
-            is_json = "json" in (response.getheader("Content-Type") or "")
-            return response.status, json.loads(data) if is_json else data, dict(response.getheaders())
-        finally:
-            connection.close()
-
-    def start(self, text: str, options: str = "") -> str:
-        """An asynchronous task; its id."""
-        status, task, headers = self.send(text.encode(), f"?mode=async{options}")
-        assert (status, headers["Location"]) == (202, f"/v1/tasks/{task['id']}")
-        return str(task["id"])
-
-    def end(self, task_id: str) -> dict[str, Any]:
-        """Waits for the end of a task."""
-        status, task, _ = self.server.ask("GET", f"/v1/tasks/{task_id}?wait=50")
-        assert status == 200
-        assert task["state"] not in ("queued", "running")
-        return dict(task)
-
-    def open_gate(self) -> None:
-        """Lets what waits at it go on, until the result is closed."""
-        with open(self.pipe, "w"):
-            pass
-
-
-@pytest.fixture
-def rigs(tmp_path: Path) -> Iterator[Any]:
-    made: list[Rig] = []
-
-    def make(config: str = "", attrs: str = "", extra: str = "") -> Rig:
-        made.append(Rig(tmp_path, config, attrs, extra))
-        return made[0]
-
-    yield make
-    for rig in made:
-        held = os.open(rig.pipe, os.O_RDWR)  # nobody waits at it any more
-        code = rig.server.stop()
-        os.close(held)
-        assert code == 0
-
+from tests.integration.tasks import JOB, Rig
 
 # ---- in and out --------------------------------------------------------------------------------------------------
 
@@ -497,84 +392,6 @@ def test_a_job_without_inputs(tmp_path: Path) -> None:
         assert (status, problem["code"]) == (409, "no_inputs")
     finally:
         assert server.stop() == 0
-
-
-# ---- webhooks ----------------------------------------------------------------------------------------------------
-
-
-class Receiver:
-    """An HTTP server that gets webhooks. `answers`: the statuses it gives, one after the other; 0 = none at all."""
-
-    def __init__(self, *answers: int) -> None:
-        self.got: queue.Queue[tuple[dict[str, str], bytes]] = queue.Queue()
-        left = list(answers)
-        release = self.release = threading.Event()
-        got = self.got
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                status = left.pop(0) if left else 204
-                if not status:
-                    release.wait(LIMIT_S)
-                got.put((dict(self.headers), body))
-                self.send_response(status or 204)
-                self.send_header("Location", "http://127.0.0.1:1/")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://localhost:{self.server.server_port}/hook"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.release.set()
-        self.server.shutdown()
-        self.server.server_close()
-
-
-def test_webhooks(rigs: Any, tmp_path: Path) -> None:
-    receiver = Receiver(500, 302)
-    secret = tmp_path / "secret"
-    secret.write_text("0123456789abcdef\n")
-    host = urlsplit(receiver.url).netloc
-    rig: Rig = rigs(f'[tasks]\nwebhook_hosts = ["{host}"]\nwebhook_secret = "{secret}"\n')
-    try:
-        task_id = rig.start("ada", f"&webhook={receiver.url}")
-        for _ in range(3):  # an error and a redirect, which is not followed
-            headers, body = receiver.got.get(timeout=LIMIT_S)
-        told = json.loads(body)
-        assert (told["id"], told["outputs"]) == (task_id, {"out": [{"text": "ADA"}]})
-        assert headers["X-Modelbox-Task"] == task_id
-        signed = headers["X-Modelbox-Timestamp"].encode() + b"." + body
-        expected = hmac.new(b"0123456789abcdef", signed, "sha256").hexdigest()
-        assert headers["X-Modelbox-Signature"] == f"sha256={expected}"
-        while (hook := rig.end(task_id)["webhook"])["state"] == "sending":
-            pass
-        assert hook == {"url": receiver.url, "state": "delivered", "attempts": 3}
-        # it is told of failures and of what was cancelled, too
-        rig.start("bad", f"&webhook={receiver.url}")
-        assert json.loads(receiver.got.get(timeout=LIMIT_S)[1])["error"]["node"] == "work"
-        for url in ("http://127.0.0.1:22/", "http://localhost/", f"http://{host}@evil.org/", "gopher://x/"):
-            assert rig.send(b"x", f"?webhook={url}")[0] == 422
-        assert "0123456789abcdef" not in "\n".join(rig.server.lines)
-    finally:
-        receiver.close()
-
-
-def test_webhooks_that_hang_stop_nobody(rigs: Any) -> None:
-    receiver = Receiver(*[0] * 20)
-    rig: Rig = rigs(f'[tasks]\nwebhook_hosts = ["{urlsplit(receiver.url).netloc}"]\n')
-    try:
-        ids = [rig.start("x", f"&webhook={receiver.url}") for _ in range(20)]
-        assert {rig.end(task_id)["webhook"]["state"] for task_id in ids} == {"sending"}
-        assert rig.send(b"x")[0] == 200
-        assert rig.server.stop() == 0
-    finally:
-        receiver.close()
 
 
 # ---- the example -------------------------------------------------------------------------------------------------
