@@ -86,7 +86,8 @@ SCHEMAS = {
             "workers": _count("Processes."),
             "ready": _count("Those that take calls."),
             "in_flight": _count("Calls that they have now."),
-            "restarts": _count("How many were replaced."),
+            "restarts": _count("How many were started in the place of some that had died."),
+            "recycled": _count("How many were replaced while they lived, as by max_requests."),
             "breaker": text("open: they died too often, and none is started for a while."),
         },
         {"last_cause": text("Why the last one ended.")},
@@ -208,6 +209,7 @@ def workers_json(view: WorkersView) -> dict[str, Any]:
         "ready": view.ready,
         "in_flight": view.in_flight,
         "restarts": view.restarts,
+        "recycled": view.recycled,
         "breaker": view.breaker,
     }
     return made | ({"last_cause": view.last_cause} if view.last_cause else {})

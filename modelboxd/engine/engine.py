@@ -253,22 +253,24 @@ class Engine:
         with self._lock:
             if python not in self._workers:
                 if unit.python:
-                    self._check_interpreter(unit)
+                    log.info("%s: units run in %s (%s)", unit.path, unit.python, check_interpreter(unit))
                 pool = self._workers[python] = self._make_workers(python)
                 pool.on_dropped = self._forget_gone
             return self._workers[python]
-
-    def _check_interpreter(self, unit: UnitSpec) -> None:
-        try:
-            log.info("%s: units run in %s (%s)", unit.path, unit.python, interpreter.check(unit.python))
-        except UnitError as error:
-            where = Where(unit.path, key_line(Path(unit.path).read_text(encoding="utf-8-sig"), "base", "python"))
-            raise UnitError(f"unit '{unit.name}': base.python: {error.message}", where=where, hint=error.hint) from None
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Ends the worker processes. Jobs must be stopped."""
         for pool in self._workers.values():
             pool.close(timeout_s)
+
+
+def check_interpreter(unit: UnitSpec) -> str:
+    """What a unit's own interpreter is, in words. Raises UnitError when it cannot run workers."""
+    try:
+        return interpreter.check(unit.python)
+    except UnitError as error:
+        where = Where(unit.path, key_line(Path(unit.path).read_text(encoding="utf-8-sig"), "base", "python"))
+        raise UnitError(f"unit '{unit.name}': base.python: {error.message}", where=where, hint=error.hint) from None
 
 
 def reread(node: model.Node) -> tuple[UnitSpec, dict[str, str]]:

@@ -82,15 +82,7 @@ def told(error: BaseException) -> str:
     """One line: the error, with file and line of the plugin's own code."""
     if isinstance(error, ModelBoxError) and error.where is not None:
         return str(error)
-    at, place = error.__traceback__, ""
-    while at is not None:
-        file = at.tb_frame.f_code.co_filename
-        if heart.is_users(file):
-            place = f" ({file}:{at.tb_lineno})"
-        at = at.tb_next
-    if not place or isinstance(error, SyntaxError):
-        return trace.describe(error)
-    return f"{type(error).__name__}: {error}".rstrip(": ").replace("\n", " | ") + place
+    return trace.describe(error)
 
 
 def where_is(thread: threading.Thread | None) -> str:

@@ -47,6 +47,7 @@ class WorkersView:
     ready: int
     in_flight: int  # calls that they have now
     restarts: int
+    recycled: int
     breaker: str  # "closed", "open", "half-open"
     last_cause: str  # of the last end of a worker that was not asked for
 
@@ -218,4 +219,6 @@ def workers_of(group: GroupStatus) -> WorkersView:
     """The workers of a node, in short."""
     ready = sum(worker.state in (WorkerState.READY, WorkerState.BUSY) for worker in group.workers)
     in_flight = sum(worker.outstanding for worker in group.workers)
-    return WorkersView(len(group.workers), ready, in_flight, group.restarts, group.breaker, group.last_cause)
+    return WorkersView(
+        len(group.workers), ready, in_flight, group.restarts, group.recycled, group.breaker, group.last_cause
+    )

@@ -176,6 +176,9 @@ def _step(text: Text, step: StepView, labels: Labels) -> None:
         text.add("modelbox_workers", "gauge", "Worker processes of a Python node.", workers.workers, labels)
         text.add("modelbox_workers_ready", "gauge", "Those of them that take calls.", workers.ready, labels)
         text.add("modelbox_worker_calls", "gauge", "Calls that they have now.", workers.in_flight, labels)
-        text.add("modelbox_worker_restarts_total", "counter", "Workers that were replaced.", workers.restarts, labels)
+        help_text = "Workers that were started in the place of some that had died."
+        text.add("modelbox_worker_restarts_total", "counter", help_text, workers.restarts, labels)
+        help_text = "Workers that were replaced while they lived."
+        text.add("modelbox_worker_recycled_total", "counter", help_text, workers.recycled, labels)
         is_open = int(workers.breaker != "closed")
         text.add("modelbox_worker_breaker_open", "gauge", "1 while no worker is started.", is_open, labels)

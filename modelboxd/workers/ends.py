@@ -20,10 +20,13 @@ ASKING = (signal.SIGTERM, signal.SIGINT)
 
 def print_last_words(error: BaseException) -> None:
     """Says why this process cannot go on, where the daemon looks for it: as the last line of its output."""
-    if isinstance(error, OSError) and error.errno in (errno.EBADF, errno.ENOTSOCK):
-        text = "the connection to the server is closed here: the unit has closed descriptors that are not its own"
-    else:
-        text = "\n".join([*traceback.format_tb(error.__traceback__), describe(error)])
+    try:
+        if isinstance(error, OSError) and error.errno in (errno.EBADF, errno.ENOTSOCK):
+            text = "the connection to the server is closed here: the unit has closed descriptors that are not its own"
+        else:
+            text = "\n".join([*traceback.format_tb(error.__traceback__), describe(error)])
+    except BaseException:
+        text = "the unit has changed functions of Python itself, such as those of builtins, which the worker needs"
     with contextlib.suppress(OSError):  # the unit has closed it
         os.write(2, f"{text}\n".encode("utf-8", "replace"))
 

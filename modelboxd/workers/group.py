@@ -21,7 +21,7 @@ from modelboxd.workers.place import Place, Refuser
 from modelboxd.workers.process import ROOM_HINT, External, Worker
 from modelboxd.workers.starter import Starter
 from modelboxd.workers.succession import RETRY_DELAY_S, Reread, Succession
-from modelboxd.workers.supervision import Breaker, Supervision
+from modelboxd.workers.supervision import STEADY_S, Breaker, Supervision
 
 if TYPE_CHECKING:
     from modelboxd.loop import IoThread
@@ -111,7 +111,11 @@ class WorkerGroup:
             for place in self.places:
                 place.worker = self._make(place, as_heir=False)
                 self.workers = [*self.workers, place.worker]
-                self.starter.start(place.worker)
+                try:
+                    self.starter.start(place.worker)
+                except UnitError as error:
+                    self.io.call(place.worker.abandon, str(error))
+                    raise
             with self._changed:
                 arrived = self._changed.wait_for(
                     lambda: self._failure is not None or all(worker.ready for worker in self.workers), timeout_s
@@ -250,7 +254,10 @@ class WorkerGroup:
         if worker.innocent:
             delay = self.supervision.innocent(cause)
         else:
-            delay = self.supervision.lost(cause, answered=answered, clean=worker.clean and not worker.held)
+            idle = not worker.held
+            delay = self.supervision.lost(
+                cause, answered=answered or (idle and worker.ready_s() >= STEADY_S), clean=idle and worker.clean
+            )
         if worker.innocent and delay is not None:
             delay = max(delay, RETRY_DELAY_S)
         if worker is place.heir:
@@ -277,8 +284,8 @@ class WorkerGroup:
     def _opened(self) -> None:
         """The breaker has opened: nothing more is started before a trial."""
         retry_s = self.supervision.retry_in()
-        text = "node '%s': %d crashes in a row; its buffers fail until a worker is tried again in %.0f s (max_restarts)"
-        log.error(text, self.node, self.supervision.crashes, retry_s, extra=self.about)
+        text = "node '%s': %s; its buffers fail until a worker is tried again in %.0f s (max_restarts)"
+        log.error(text, self.node, self.supervision.too_many, retry_s, extra=self.about)
         for place in self.places:
             place.cancel()
         self.loop.call_later(retry_s, self.try_again)
@@ -301,7 +308,7 @@ class WorkerGroup:
             if breaker is Breaker.CLOSED:
                 text = f"node '{self.node}' has no workers left (restart = {self._life.restart}): {why}"
             else:
-                text = f"node '{self.node}' is out of service after {self.supervision.crashes} crashes in a row: {why}"
+                text = f"node '{self.node}' is out of service after {self.supervision.too_many}: {why}"
             refuser = Refuser(f"{self._job}/{self.node}", text)
         self._refuser = refuser
         if refuser is not None:
@@ -358,7 +365,7 @@ class WorkerGroup:
         if status.state != "down":
             return ""
         if status.breaker == Breaker.OPEN.value:
-            return f"its workers have crashed {status.crashes} times in a row; next try in {status.retry_in_s:.0f} s"
+            return f"its workers are given up after {self.supervision.too_many}; next try in {status.retry_in_s:.0f} s"
         states = sorted({worker.state.value for worker in status.workers})
         return f"no worker process takes work ({', '.join(states)})"
 

@@ -7,7 +7,6 @@ PONG  u32 token | f32 seconds that the call under way has run, 0 = none | UTF-8:
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import struct
 import sys
@@ -16,12 +15,12 @@ from collections.abc import Callable
 from time import monotonic  # units may put something else in its place
 from types import FrameType
 
+from modelboxd.workers.trace import is_ours, is_users
+
 PING = struct.Struct("<I")
 PONG = struct.Struct("<If")
 WHERE_BYTES = 512
 NAME = "mb-heart"  # of the thread
-_TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-_OWN = (os.path.join(_TOP, "modelbox", ""), os.path.join(_TOP, "modelboxd", ""), "<frozen")
 
 
 def start(sock: socket.socket, begun: Callable[[], float]) -> None:
@@ -45,16 +44,11 @@ def where(frame: FrameType | None) -> str:
     """The innermost line of the user's own code, else of a library that it uses."""
     library = None
     while frame is not None and not is_users(frame.f_code.co_filename):
-        if library is None and not frame.f_code.co_filename.startswith(_OWN):
+        if library is None and not is_ours(frame.f_code.co_filename):
             library = frame
         frame = frame.f_back
     frame = frame or library
     return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
-
-
-def is_users(file: str) -> bool:
-    """Whether a source file is neither modelbox's nor that of an installed library."""
-    return not file.startswith(_OWN) and "/lib/python" not in file
 
 
 def read_pong(data: bytes, token: int) -> tuple[float, str] | None:

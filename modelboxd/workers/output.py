@@ -7,7 +7,7 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING
 
-from modelboxd.workers import checks, heart
+from modelboxd.workers import checks, trace
 
 if TYPE_CHECKING:
     from modelboxd.loop import IoThread
@@ -111,7 +111,7 @@ def last_words(lines: list[str]) -> str:
     at = next((at for at, line in enumerate(lines) if line.startswith("Fatal Python error:")), None)
     if at is not None:
         frames = [line.strip() for line in lines[at:] if line.startswith("  File ")]
-        own = [frame for frame in frames if heart.is_users(frame.removeprefix('File "'))]
+        own = [frame for frame in frames if trace.is_users(frame.removeprefix('File "'))]
         said = lines[at].removeprefix("Fatal Python error: ")
         return f"{said} ({(own or frames)[0]})"[:LAST_WORDS] if frames else said[:LAST_WORDS]
     return " | ".join(lines[-LAST_LINES:])[-LAST_WORDS:]

@@ -305,7 +305,7 @@ class WorkerPool:
         if master is None or sock is None:
             return
         with contextlib.suppress(OSError):  # gone already
-            sock.shutdown(socket.SHUT_RDWR)  # its end of file
+            sock.shutdown(socket.SHUT_WR)  # its end of file; ours, on which we kill it, comes when it has ended
         try:
             master.wait(timeout_s)
         except subprocess.TimeoutExpired:

@@ -81,6 +81,7 @@ class Worker:
         self._watching = False  # _watch() will be called
         self._watch_timer: Any = None
         self._pidfd = PidFd(io, self._process_ended)
+        self._ready_at = 0.0
         self._innocent = False  # the loss says nothing about the unit
         self._lock = threading.Lock()
         self._trips = Trips()
@@ -133,6 +134,10 @@ class Worker:
         thread]"""
         watchdog = self.watchdog
         return self.ready and self.alive and not (self.ending or watchdog.stopped or watchdog.is_silent)
+
+    def ready_s(self) -> float:
+        """How long it has been ready. I/O thread."""
+        return self._io.loop.time() - self._ready_at if self.ready else 0.0
 
     def outstanding(self) -> int:
         """Calls at this worker now. [any thread]"""
@@ -247,6 +252,7 @@ class Worker:
         elif kind == protocol.READY and not self.ready:
             reader.end()
             self.ready = True
+            self._ready_at = self._io.loop.time()
             self.on_ready(self)
             self.on_room()
         elif kind == protocol.FAILED and not self.ready and not self.failure:

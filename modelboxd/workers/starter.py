@@ -61,9 +61,12 @@ class Starter:
             raise UnitError(f"no process can be started: {error}", hint=ROOM_HINT) from None
 
     def _start(self, worker: Worker) -> None:
-        env = environment.of_worker(
-            self._unit, worker.number, cpus=cpu_count(), workers=self._count, device_ids=self._device_ids
-        )
+        try:
+            env = environment.of_worker(
+                self._unit, worker.number, cpus=cpu_count(), workers=self._count, device_ids=self._device_ids
+            )
+        except UnitError as error:
+            raise UnitError(f"node '{self._node}': {error.message}", hint=error.hint) from None
         self._pool.spawn(worker, self._order(worker), f"modelbox: python-worker {worker.name}", env)
 
     def start_apart(self, worker: Worker) -> None:

@@ -13,6 +13,7 @@ from enum import Enum
 from modelboxd.graph.life import Life
 
 FIRST_DELAY_S, LAST_DELAY_S = 0.1, 5.0
+STEADY_S = 60.0  # a worker that has waited so long for work begins a new row of crashes
 MOST_COOLDOWNS = 32  # times restart_cooldown_s, at most, until the next trial
 
 
@@ -30,6 +31,7 @@ class Supervision:
     def __init__(self, life: Life, clock: Callable[[], float] = time.monotonic) -> None:
         self.breaker = Breaker.CLOSED
         self.crashes = 0  # in a row: no call was answered in between
+        self.too_many = ""  # why the breaker has opened, in words
         self.restarts = 0
         self.last_cause = ""
         self._life = life
@@ -40,8 +42,8 @@ class Supervision:
 
     def lost(self, cause: str, *, answered: bool, clean: bool = False) -> float | None:
         """A worker has ended by itself or was killed for what it did; `answered`: calls were answered since the last
-        one did, `clean`: it ended with exit code 0 and held no call. Returns the seconds until its replacement may
-        start, None when there is to be none (now: see `breaker`).
+        one did, or it had nothing to do for STEADY_S at least; `clean`: it ended with exit code 0 and held no call.
+        Returns the seconds until its replacement may start, None when there is to be none (now: see `breaker`).
         """
         now = self._clock()
         self.last_cause = cause
@@ -101,7 +103,9 @@ class Supervision:
         if not most:
             return False
         if self.crashes >= most:
+            self.too_many = f"{self.crashes} crashes in a row"
             return True
+        self.too_many = f"{most} crashes within {window:g} s"
         return window > 0 and len(self._times) == most and now - self._times[0] <= window
 
     def _open(self, now: float) -> None:

@@ -12,13 +12,24 @@ import modelbox
 from modelbox import log as unit_log
 from modelbox.errors import said
 
-OWN = (str(Path(__file__).resolve().parents[1]), str(Path(modelbox.__file__).resolve().parent), "<frozen importlib")
+OURS = (f"{Path(__file__).resolve().parents[1]}/", f"{Path(modelbox.__file__).resolve().parent}/", "<frozen")
 _last = ""  # the traceback that was told last
 
 
+def is_ours(file: str) -> bool:
+    """Whether a source file is of modelbox, or of what loads modules."""
+    return file.startswith(OURS) or "importlib" in file
+
+
 def is_users(file: str) -> bool:
-    """Whether a frame is of the user's code, or of what that uses."""
-    return not file.startswith(OWN) and "importlib" not in file
+    """Whether a source file is neither modelbox's nor that of an installed library."""
+    return not is_ours(file) and "/lib/python" not in file
+
+
+def _users_frames(frames: traceback.StackSummary) -> list[traceback.FrameSummary]:
+    """The user's own; where there are none, those of the libraries."""
+    own = [frame for frame in frames if is_users(frame.filename)]
+    return own or [frame for frame in frames if not is_ours(frame.filename)]
 
 
 def describe(error: BaseException, toml: str = "") -> str:
@@ -26,18 +37,18 @@ def describe(error: BaseException, toml: str = "") -> str:
     text = said(error).replace("\n", " | ")
     if isinstance(error, SyntaxError) and error.filename:
         return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users(frame.filename)]
+    frames = _users_frames(traceback.extract_tb(error.__traceback__))
     if frames:
         return f"{text} ({frames[-1].filename}:{frames[-1].lineno})"
     return f"{text} ({toml})" if toml else text
 
 
 def users_traceback(error: BaseException) -> list[str]:
-    """The traceback without the frames that are not the user's, as lines."""
+    """The traceback with the user's own frames, as lines."""
     told = traceback.TracebackException.from_exception(error)
     at: traceback.TracebackException | None = told
     while at is not None:  # and what it came of
-        at.stack[:] = [frame for frame in at.stack if is_users(frame.filename)]
+        at.stack[:] = _users_frames(at.stack)
         at = at.__cause__ or at.__context__
     return "".join(told.format()).splitlines()
 

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 TELL_S = 60.0  # a call that takes longer is told, then after twice as long each time
 MEMORY_PERIOD_S = 0.25
+END_S = 2.0  # within which it is known that a process has ended
+DEAF = "does not listen to pings any more: the unit has closed a descriptor or ended a thread that is not its own,"
+HEADLESS = "goes on without its main thread, which the unit has ended,"
 HARD_MEMORY = 1.5  # times memory_limit_mb: such a worker is killed
 
 
@@ -61,6 +64,7 @@ class Watchdog:
         self._waits: tuple[dict[int, float], float] = ({}, 0.0)  # waits_of() it, and when that was
         self._tell_s = TELL_S
         self._stop_timer: Any = None
+        self._deaf = False  # it has closed its end of the socket
         self._over = False
         self._sock, self.remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sock.setblocking(False)
@@ -69,6 +73,7 @@ class Watchdog:
         """The process exists and has its end of the socket."""
         self._pid = pid
         self.remote.close()
+        self._io.loop.add_reader(self._sock, self._readable)
 
     def close(self) -> None:
         """The worker is lost."""
@@ -110,6 +115,9 @@ class Watchdog:
         return self._waiting and time.monotonic() - self._cpu[1] > 1.0
 
     def _judge(self, verdict: Verdict, now: float) -> None:
+        if verdict.silent and self._deaf:
+            self._condemn(DEAF, False)
+            return
         text = verdict.text
         if verdict.silent or self._waiting:
             text += f"; {evidence(self._pid, self._cpu[0], now - self._cpu[1])}"
@@ -146,7 +154,6 @@ class Watchdog:
             # It cannot be full, as one ping waits at most; a process that has closed its end is silent.
             log.debug("python worker %s: cannot ping: %s", self._name, error)
         self._waiting = True
-        self._io.loop.add_reader(self._sock, self._readable)
 
     def _readable(self) -> None:
         try:
@@ -155,9 +162,11 @@ class Watchdog:
             return
         except OSError:
             data = b""
-        self._io.loop.remove_reader(self._sock)  # nothing more is read before the next ping
         if not data:
-            return  # closed; its silence will tell
+            self._deaf = True
+            self._io.loop.remove_reader(self._sock)
+            self._io.loop.call_later(END_S, self._still_there, DEAF)  # mostly it has ended
+            return
         reply = heart.read_pong(data, self._token) if self._waiting else None
         if reply is None:
             self._condemn("sent nonsense: an answer to no ping", False)
@@ -168,6 +177,13 @@ class Watchdog:
         verdict = self._pulse.replied(now, running_s)
         if verdict is not None:
             self._judge(verdict, now)
+        elif process_state(self._pid)[0] == "Z":  # other threads of it live
+            self._io.loop.call_later(END_S, self._still_there, HEADLESS)
+
+    def _still_there(self, what: str) -> None:
+        """Something has happened that happens at the end of a process, too; that would have been told by now."""
+        if not self._over:
+            self._condemn(what, False)
 
     def _tell(self, now: float) -> None:
         busy = self._pulse.busy_s(now)

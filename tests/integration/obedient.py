@@ -65,7 +65,8 @@ class Unit(modelbox.FlowUnit):
             elif word == "child":
                 answer = str(child(rest == "apart"))
             elif word == "program":
-                answer = str(subprocess.Popen(["sleep", "1000"], start_new_session=rest == "apart").pid)
+                env = {} if rest == "bare" else None
+                answer = str(subprocess.Popen(["/bin/sleep", "1000"], env=env, start_new_session=bool(rest)).pid)
             elif word == "say":
                 print(rest, file=sys.stderr, flush=True)
             context.output("out").push_back(answer)

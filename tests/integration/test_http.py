@@ -335,4 +335,4 @@ def test_health_of_an_endpoint_while_its_node_has_no_workers(start: Start) -> No
     status, body, _ = server.request("/v1/health", method="GET")
     assert status == 503
     message = json.loads(body)["message"]
-    assert message.startswith("node 'u': its workers have crashed 2 times in a row; next try in "), message
+    assert message.startswith("node 'u': its workers are given up after 2 crashes in a row; next try in "), message

@@ -18,7 +18,8 @@ from modelbox.errors import UnitError
 from modelboxd.drivers.unit_toml import read_unit
 from modelboxd.workers import interpreter
 from tests.integration.graphs import Graphs, write
-from tests.integration.server import TOP
+from tests.integration.server import TOP, write_graph
+from tests.integration.test_bad_start import modelbox
 
 # Interpreters with a numpy of their own, for instance such as `make pythons` makes.
 OTHERS = sorted(str(path) for path in (TOP / "build/pythons").glob("*/bin/python"))
@@ -148,6 +149,14 @@ def test_what_can_be_wrong_with_an_interpreter(tmp_path: Path) -> None:
     text = fails(tmp_path, python)
     assert "has no numpy that can be imported (ModuleNotFoundError: No module named 'numpy')" in text
     assert f"({python} -m pip install numpy)" in text
+
+
+def test_check_finds_it(tmp_path: Path) -> None:
+    write(tmp_path, "own", UNIT, base=f'python = "{tmp_path}/none"')
+    graph = write_graph(tmp_path, "digraph g { a [type=input] b [type=output] u [flowunit=own] a -> u:in; u:out -> b }")
+    code, _, said = modelbox("--check", str(graph))
+    line = rf"{tmp_path}/own/own\.toml:\d+: unit 'own': base\.python: {tmp_path}/none cannot be started: No such file"
+    assert code == 78 and re.search(line, said), said
 
 
 def test_the_path_in_the_toml(tmp_path: Path) -> None:

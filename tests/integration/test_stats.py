@@ -29,7 +29,7 @@ NAMES = {
     "modelbox_node_failed", "modelbox_node_dropped", "modelbox_node_queue_length", "modelbox_node_queue_bytes",
     "modelbox_node_running", "modelbox_node_queue_seconds", "modelbox_node_compute_seconds",
     "modelbox_node_copy_seconds", "modelbox_node_batch_size", "modelbox_workers", "modelbox_workers_ready",
-    "modelbox_worker_calls", "modelbox_worker_restarts", "modelbox_worker_breaker_open",
+    "modelbox_worker_calls", "modelbox_worker_restarts", "modelbox_worker_recycled", "modelbox_worker_breaker_open",
 }  # fmt: skip
 
 

@@ -152,6 +152,17 @@ def test_what_has_left_its_group_ends_with_the_master(
     wait_for(lambda: group.status().state == "ready")
 
 
+def test_nothing_outlives_an_orderly_end(start: Callable[..., WorkerGroup], caller: Caller) -> None:
+    """Not even what has no mark: the master has adopted it."""
+    group = start()
+    worker = group.workers[0]
+    pids = [int(text_of(send(worker, caller, "program bare").result(LIMIT_S))) for _ in range(8)]
+    group.close(LIMIT_S)
+    assert not is_there(worker.pid) and all(_lives(pid) for pid in pids)
+    caller.pool.close(LIMIT_S)
+    assert not any(is_there(pid) for pid in pids)
+
+
 def _lives(pid: int) -> bool:
     """Whether it is there and no zombie: who reaps the orphans of this machine is not ours to say."""
     try:

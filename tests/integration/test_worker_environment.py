@@ -47,7 +47,8 @@ def run(graphs: Graphs, attributes: str, *texts: str) -> list[str]:
         (", device=cuda, deviceid=1", "4,6", {"6"}),
         (', device=cuda, deviceid="GPU-0a1b"', "4,6", {"GPU-0a1b"}),
         (", device=cuda", None, {"None"}),
-        ("", "4,6", {"4,6"}),
+        ("", "4,6", {"4"}),
+        (", workers=2", "4,6", {"4", "6"}),
     ],
 )
 def test_the_gpu_that_a_worker_sees(
@@ -78,7 +79,9 @@ def unit(device: str = "cpu", **variables: str) -> UnitSpec:
     return UnitSpec("u", device, "1.0.0", "", UnitKind.PYTHON, "u.toml", environment=tuple(variables.items()))
 
 
-def test_which_gpu_and_which_share_each_worker_gets() -> None:
+def test_which_gpu_and_which_share_each_worker_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "DRIVER", str(tmp_path / "gpus"))
+
     def gpus(number: int, ids: list[str], ours: dict[str, str] | None = None) -> str | None:
         made = environment.of_worker(unit("cuda"), number, cpus=8, workers=3, device_ids=ids, ours=ours or {})
         return made.get(environment.GPUS)
@@ -86,18 +89,26 @@ def test_which_gpu_and_which_share_each_worker_gets() -> None:
     assert [gpus(number, ["2", "0"]) for number in range(3)] == ["2", "0", "2"]
     assert [gpus(number, ["1", "0"], {environment.GPUS: "5, 7"}) for number in range(2)] == ["7", "5"]
     assert gpus(0, []) is None
-    with pytest.raises(UnitError, match=r"deviceid 2: CUDA_VISIBLE_DEVICES of the server has 2 devices \('5,7'\)"):
+    assert [gpus(number, [], {environment.GPUS: "5, 7"}) for number in range(3)] == ["5", "7", "5"]
+    for name in ("0000:3b:00.0", "0000:af:00.0"):
+        (tmp_path / "gpus" / name).mkdir(parents=True)
+    assert [gpus(number, []) for number in range(3)] == ["0", "1", "0"]
+    with pytest.raises(
+        UnitError, match=r"there is no cuda:2: CUDA_VISIBLE_DEVICES of the server has 2 devices \('5,7'\)"
+    ):
         gpus(0, ["2"], {environment.GPUS: "5,7"})
     assert environment.GPUS not in environment.of_worker(unit(), 0, cpus=8, workers=1, device_ids=["1"], ours={})
     made = environment.of_worker(unit(MKL_NUM_THREADS="5", X="y"), 0, cpus=8, workers=3, ours={"OMP_NUM_THREADS": "7"})
     assert made == {
         "OMP_NUM_THREADS": "7",
-        "OPENBLAS_NUM_THREADS": "2",
+        "OPENBLAS_NUM_THREADS": "7",
         "MKL_NUM_THREADS": "5",
-        "NUMEXPR_NUM_THREADS": "2",
+        "NUMEXPR_NUM_THREADS": "7",
         "OPENCV_FOR_THREADS_NUM": "2",
         "X": "y",
     }
+    made = environment.of_worker(unit(OMP_NUM_THREADS="4"), 0, cpus=8, workers=3, ours={"MKL_NUM_THREADS": "3"})
+    assert list(made.values()) == ["4", "4", "3", "4", "2"]
 
 
 LIBRARIES = """

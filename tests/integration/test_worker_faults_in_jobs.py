@@ -88,7 +88,7 @@ def test_buffers_fail_at_once_while_the_breaker_is_open(jobs: Jobs, unit: str) -
     assert len(texts) == 2
     assert all("node 'w' is out of service after 2 crashes in a row: python worker" in text for text in texts)
     ((node, reason),) = job.troubles()
-    assert node == "w" and reason.startswith("its workers have crashed 2 times in a row; next try in ")
+    assert node == "w" and reason.startswith("its workers are given up after 2 crashes in a row; next try in ")
     assert [status.breaker for status in job.workers()] == ["open"]
     wait_for(lambda: not job.troubles())
     assert got(jobs.bench.send(job, "a", "b")) == ["a", "b"]

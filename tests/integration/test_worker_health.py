@@ -93,7 +93,7 @@ def test_an_open_breaker(tmp_path: Path) -> None:
             assert server.request("/v1", b"exit")[0] == 500
         status, (reason,) = ready(server)
         assert (status, reason["node"]) == (503, "u")
-        assert reason["reason"].startswith("its workers have crashed 2 times in a row; next try in ")
+        assert reason["reason"].startswith("its workers are given up after 2 crashes in a row; next try in ")
         status, body, _ = server.request("/v1", b"good")
         assert status == 500 and b"exit code 3" in body, body
         wait_for(lambda: ready(server) == (200, []))

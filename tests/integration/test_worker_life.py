@@ -14,6 +14,7 @@ import pytest
 
 from modelbox.errors import TimedOutError, WorkerLostError
 from modelboxd.cpus import cpu_count
+from modelboxd.workers import group as group_module
 from modelboxd.workers.group import WorkerGroup
 from modelboxd.workers.health import WorkerState
 from modelboxd.workers.protocol import WorkerCall, WorkerResult
@@ -52,6 +53,22 @@ def test_a_crash_in_c_tells_the_line_of_the_unit(start: Callable[..., WorkerGrou
         WorkerLostError, match=r"SIGSEGV.*Segmentation fault \(File .*obedient0\.py\", line \d+ in process"
     ):
         caller.call(start(), "segfault")
+
+
+def test_idle_workers_that_end_now_and_then_open_no_breaker(
+    start: Callable[..., WorkerGroup], caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_module, "STEADY_S", 0.0)  # as if each had been there for long
+    group = start(max_restarts=2)
+    for _ in range(4):
+        pid = group.workers[0].pid
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: group.status().state == "ready" and group.workers[0].pid != pid)
+        assert (group.status().breaker, group.status().crashes) == ("closed", 1)
+    for _ in range(2):  # what ends with a call in its hands counts
+        with pytest.raises(WorkerLostError, match="SIGKILL"):
+            caller.call(group, "signal SIGKILL")
+    assert group.status().breaker == "open"
 
 
 def test_the_breaker(start: Callable[..., WorkerGroup], caller: Caller) -> None:

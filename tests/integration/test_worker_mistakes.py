@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import textwrap
 from concurrent.futures import Future
@@ -14,6 +15,7 @@ from modelbox.buffer import BufferList
 from modelbox.errors import UnitError, WorkerLostError
 from modelboxd.workers.protocol import WorkerCall, WorkerResult
 from tests.integration.workers import LIMIT_S, Caller, write_unit
+from tests.waiting import wait_for
 
 UNIT = """
 import os, sys
@@ -252,6 +254,65 @@ def test_a_unit_that_closes_all_descriptors_is_told_so(shared_caller: Caller, tm
     assert "ended with exit code 1 while it held 1 call" in str(error)
     assert "the unit has closed descriptors that are not its own" in str(error)
     assert answer(shared_caller.submit(group, "good").result(LIMIT_S)) != str(pid)
+    group.close(LIMIT_S)
+
+
+# What the thread for pings has lost it finds when it is asked, as in a call that takes its time.
+VITALS = {
+    "pthread_exit in the main thread": (
+        "ctypes.CDLL(None).pthread_exit(None)",
+        "goes on without its main thread, which",
+    ),
+    "the system call exit": ("ctypes.CDLL(None).syscall(EXIT, 0)", "goes on without its main thread, which"),
+    "closes the socket for pings": (
+        "os.close(ours()[0])\ntime.sleep(1)",
+        "does not listen to pings any more: the unit has closed",
+    ),
+    "puts another in its place": (
+        "pair = socket.socketpair()\nos.dup2(pair[0].fileno(), ours()[0])\ntime.sleep(1)",
+        "does not listen to pings any more: the unit has closed a descriptor or ended a thread that is not its own",
+    ),
+    "ends the thread that answers them": (
+        (
+            "for other in threading.enumerate():\n"
+            "    if other.name == 'mb-heart': end(ctypes.c_ulong(other.ident), ctypes.py_object(SystemExit))\n"
+            "time.sleep(1)"
+        ),
+        "not its own, and was killed",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VITALS)
+def test_a_worker_without_a_part_of_it_is_replaced(shared_caller: Caller, tmp_path: Path, name: str) -> None:
+    mistake, words = VITALS[name]
+    mistake = mistake.replace("EXIT", "60" if platform.machine() == "x86_64" else "93")
+    lines = (
+        "import ctypes, socket, threading, time",
+        "end = ctypes.pythonapi.PyThreadState_SetAsyncExc",
+        "def ours():",
+        "    links = {fd: os.readlink(f'/proc/self/fd/{fd}') for fd in map(int, os.listdir('/proc/self/fd')) if fd > 2",
+        "             and os.path.exists(f'/proc/self/fd/{fd}')}",
+        "    return sorted(fd for fd, link in links.items() if link.startswith('socket'))",
+        mistake,
+    )
+    text = UNIT.replace("{raised}", "OSError").replace("{mistake}", indented("\n".join(lines)))
+    group = shared_caller.start(write_unit(tmp_path, "unit", text), heartbeat_timeout_ms=600)
+    pid = group.workers[0].pid
+    shared_caller.submit(group, "mistake").result(LIMIT_S)  # it may have been answered
+    wait_for(lambda: group.status().state == "ready" and group.workers[0].pid != pid)
+    assert words in group.status().last_cause
+    assert answer(shared_caller.submit(group, "good").result(LIMIT_S)) != str(pid)
+    group.close(LIMIT_S)
+
+
+def test_a_unit_that_changes_what_python_is_made_of_is_told_so(shared_caller: Caller, tmp_path: Path) -> None:
+    lines = "import builtins\nfor name in ('len', 'isinstance', 'str', 'getattr'): setattr(builtins, name, None)"
+    text = UNIT.replace("{raised}", "OSError").replace("{mistake}", indented(lines))
+    group = shared_caller.start(write_unit(tmp_path, "unit", text))
+    error = shared_caller.submit(group, "mistake").result(LIMIT_S).error
+    assert isinstance(error, WorkerLostError)
+    assert "its last words: the unit has changed functions of Python itself" in str(error)
     group.close(LIMIT_S)
 
 

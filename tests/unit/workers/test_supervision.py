@@ -45,6 +45,7 @@ def test_the_tenth_crash_in_a_row_opens_the_breaker() -> None:
     assert delays[-1] is None and None not in delays[:-1]
     assert supervision.breaker is Breaker.OPEN
     assert (supervision.crashes, supervision.last_cause) == (10, "crash 9")
+    assert supervision.too_many == "10 crashes in a row"
     assert supervision.restarts == 28
 
 
@@ -58,6 +59,7 @@ def test_crashes_within_the_window_open_it_too() -> None:
     clock.now += 28
     assert crash(supervision, answered=True) is None  # the third within 59 s
     assert supervision.breaker is Breaker.OPEN
+    assert (supervision.crashes, supervision.too_many) == (1, "3 crashes within 60 s")
 
 
 def test_a_trial_that_answers_closes_it() -> None:
