@@ -360,7 +360,7 @@ class WorkerGroup:
     def trouble(self) -> str:
         """Why no work can go on here for now, in words for everybody; "" when it can."""
         if any(worker.is_at_work() for worker in self.workers):
-            return ""  # without a look at /proc
+            return ""  # mostly without a look at /proc
         status = self.status()
         if status.state != "down":
             return ""
@@ -401,7 +401,10 @@ class WorkerGroup:
         self.succession.close()
         if self.io.is_current():
             raise RuntimeError("close() would wait for its own thread")
-        workers = self.io.run(self._known())
+        try:
+            workers = self.io.run(self._known(), timeout_s)
+        except TimeoutError:  # that thread is busy beyond measure
+            workers = [worker for place in self.places for worker in place.all()]
         for worker in workers:
             worker.stop()
         with self._changed:

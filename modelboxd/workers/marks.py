@@ -24,7 +24,7 @@ MASTER = "MODELBOX_PYTHON_MASTER"
 WORKER = "MODELBOX_PYTHON_WORKER"
 DIGITS = 20  # of a worker's number: forked processes show the memory in which it stands, so that it cannot grow
 SWEEPS = 8  # what was forked while it was looked for is found by the next sweep
-END_LIMIT_S = 1.0  # of a killed process
+END_LIMIT_MS = 1000  # of a killed process
 
 
 def for_master(word: str) -> dict[str, str]:
@@ -71,7 +71,9 @@ def kill_all_of(word: str) -> int:
         fds = [fd for pid in _processes() if (fd := _kill_marked(pid, word)) >= 0]
         killed += len(fds)
         for fd in fds:
-            select.select([fd], [], [], END_LIMIT_S)
+            end = select.poll()  # select() cannot wait for descriptors beyond 1023
+            end.register(fd, select.POLLIN)
+            end.poll(END_LIMIT_MS)
             os.close(fd)
         if not fds:
             break

@@ -130,7 +130,7 @@ class Worker:
         return self.ready and self.alive and self._trips.count() < IN_FLIGHT
 
     def is_at_work(self) -> bool:
-        """Whether it takes work, now or when it is done with what it has, as far as is known without asking. [any
+        """Whether it takes work, now or when it is done with what it has. Asks the kernel where a call takes long. [any
         thread]"""
         watchdog = self.watchdog
         return self.ready and self.alive and not (self.ending or watchdog.stopped or watchdog.is_silent)

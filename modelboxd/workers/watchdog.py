@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 TELL_S = 60.0  # a call that takes longer is told, then after twice as long each time
 MEMORY_PERIOD_S = 0.25
+LONG_S = 1.0
 END_S = 2.0  # within which it is known that a process has ended
 DEAF = "does not listen to pings any more: the unit has closed a descriptor or ended a thread that is not its own,"
 HEADLESS = "goes on without its main thread, which the unit has ended,"
@@ -64,6 +65,7 @@ class Watchdog:
         self._waits: tuple[dict[int, float], float] = ({}, 0.0)  # waits_of() it, and when that was
         self._tell_s = TELL_S
         self._stop_timer: Any = None
+        self._end_timer: Any = None  # when it fires, what looks like the end of the process is none
         self._deaf = False  # it has closed its end of the socket
         self._over = False
         self._sock, self.remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -83,8 +85,9 @@ class Watchdog:
         self._io.loop.remove_reader(self._sock)
         self._sock.close()
         self.remote.close()
-        if self._stop_timer is not None:
-            self._stop_timer.cancel()
+        for timer in (self._stop_timer, self._end_timer):
+            if timer is not None:
+                timer.cancel()
 
     # ---- work under way -------------------------------------------------------------------------------------
 
@@ -111,8 +114,11 @@ class Watchdog:
 
     @property
     def is_silent(self) -> bool:
-        """Whether it owes the answer to a ping for longer than Python code would."""
-        return self._waiting and time.monotonic() - self._cpu[1] > 1.0
+        """Whether it owes the answer to a ping for longer than Python code would, or works without a main thread."""
+        now = time.monotonic()
+        if self._waiting and now - self._cpu[1] > LONG_S:
+            return True
+        return self._pulse.busy_s(now) > LONG_S and process_state(self._pid)[0] == "Z"
 
     def _judge(self, verdict: Verdict, now: float) -> None:
         if verdict.silent and self._deaf:
@@ -165,7 +171,7 @@ class Watchdog:
         if not data:
             self._deaf = True
             self._io.loop.remove_reader(self._sock)
-            self._io.loop.call_later(END_S, self._still_there, DEAF)  # mostly it has ended
+            self._end_timer = self._io.loop.call_later(END_S, self._condemn, DEAF, False)  # mostly it has ended
             return
         reply = heart.read_pong(data, self._token) if self._waiting else None
         if reply is None:
@@ -177,13 +183,8 @@ class Watchdog:
         verdict = self._pulse.replied(now, running_s)
         if verdict is not None:
             self._judge(verdict, now)
-        elif process_state(self._pid)[0] == "Z":  # other threads of it live
-            self._io.loop.call_later(END_S, self._still_there, HEADLESS)
-
-    def _still_there(self, what: str) -> None:
-        """Something has happened that happens at the end of a process, too; that would have been told by now."""
-        if not self._over:
-            self._condemn(what, False)
+        elif process_state(self._pid)[0] == "Z" and self._end_timer is None:  # other threads of it live
+            self._end_timer = self._io.loop.call_later(END_S, self._condemn, HEADLESS, False)
 
     def _tell(self, now: float) -> None:
         busy = self._pulse.busy_s(now)

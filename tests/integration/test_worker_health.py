@@ -42,10 +42,13 @@ class Unit(modelbox.FlowUnit):
                 signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
                 import ctypes
                 ctypes.PyDLL(None).pause()  # with the interpreter locked
+            if word == "headless":
+                import ctypes
+                ctypes.CDLL(None).pthread_exit(None)
             context.output("out").push_back(word)
         return modelbox.Status()
 """
-FAULTS = ("SIGKILL", "SIGSEGV", "SIGABRT", "SIGSTOP", "exit", "close", "garbage", "locked")
+FAULTS = ("SIGKILL", "SIGSEGV", "SIGABRT", "SIGSTOP", "exit", "close", "garbage", "locked", "headless")
 
 
 def ready(server: Server) -> tuple[int, list[Any]]:

@@ -306,6 +306,19 @@ def test_a_worker_without_a_part_of_it_is_replaced(shared_caller: Caller, tmp_pa
     group.close(LIMIT_S)
 
 
+def test_a_worker_without_its_main_thread_takes_no_work(shared_caller: Caller, tmp_path: Path) -> None:
+    """Which is told long before it is asked for a sign of life."""
+    text = UNIT.replace("{raised}", "OSError").replace(
+        "{mistake}", indented("import ctypes\nctypes.CDLL(None).pthread_exit(None)")
+    )
+    group = shared_caller.start(write_unit(tmp_path, "unit", text))
+    assert group.trouble() == ""
+    future = shared_caller.submit(group, "mistake")
+    wait_for(lambda: group.trouble() == "no worker process takes work (stuck)")
+    group.close(0.1)
+    assert isinstance(future.result(LIMIT_S).error, WorkerLostError)
+
+
 def test_a_unit_that_changes_what_python_is_made_of_is_told_so(shared_caller: Caller, tmp_path: Path) -> None:
     lines = "import builtins\nfor name in ('len', 'isinstance', 'str', 'getattr'): setattr(builtins, name, None)"
     text = UNIT.replace("{raised}", "OSError").replace("{mistake}", indented(lines))
