@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 TELL_S = 60.0  # a call that takes longer is told, then after twice as long each time
 MEMORY_PERIOD_S = 0.25
-LONG_S = 1.0
+LONG_S = 1.0  # of a call, or of the answer to a ping: then the kernel is asked about the process, too
 END_S = 2.0  # within which it is known that a process has ended
 DEAF = "does not listen to pings any more: the unit has closed a descriptor or ended a thread that is not its own,"
 HEADLESS = "goes on without its main thread, which the unit has ended,"
