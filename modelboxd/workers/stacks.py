@@ -62,7 +62,7 @@ class StackFile:
         os.close(self.fd)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Asked:
     """A process that can be asked."""
 
