@@ -9,10 +9,10 @@ from pathlib import Path
 from modelbox.errors import GraphError, UnitError
 from modelboxd.api.access import Access, tls_of
 from modelboxd.api.grpc_server import import_grpc
-from modelboxd.engine.engine import check_interpreter
 from modelboxd.graph.model import Plan
 from modelboxd.jobs.runtime import plan_graph, pool_cpus
 from modelboxd.settings import Settings
+from modelboxd.workers import interpreter
 
 RUNTIMES = {"onnx": ("onnxruntime", "apt install modelbox-onnx, or pip install 'modelbox[onnx]'")}  # by virtual_type
 
@@ -32,12 +32,12 @@ def check_graph(settings: Settings, path: Path) -> Plan:
     """The plan of a graph file. Raises GraphError."""
     plan = plan_graph(settings, path)[0]
     missing: list[GraphError] = []
-    interpreters: set[str] = set()
+    tried: set[str] = set()
     for node in plan.graph.nodes.values():
-        if node.unit.python and node.unit.python not in interpreters:
-            interpreters.add(node.unit.python)
+        if node.unit.python and node.unit.python not in tried:
+            tried.add(node.unit.python)
             try:
-                check_interpreter(node.unit)
+                interpreter.check_of(node.unit)
             except UnitError as error:
                 missing.append(GraphError(error.message, where=error.where, hint=error.hint, node=node.name))
         module, hint = RUNTIMES.get(node.unit.virtual_type, ("", ""))

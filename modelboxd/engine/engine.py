@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelbox._core import ffi, lib
 from modelbox._core.memory import check, new_error
-from modelbox.errors import DriverError, GraphError, UnitError, Where
+from modelbox.errors import DriverError, GraphError, UnitError
 from modelbox.spec import UnitKind, UnitSpec
 from modelboxd.drivers.unit_toml import read_unit
 from modelboxd.engine.builtin import BuiltinStep
@@ -29,7 +29,6 @@ from modelboxd.engine.source import EntryStep, SourceStep
 from modelboxd.engine.step import Step
 from modelboxd.engine.unit import BuiltinUnit, Services, SinkUnit, SourceUnit
 from modelboxd.engine.worker import WorkerStep
-from modelboxd.graph.keys import key_line
 from modelboxd.graph.life import Life
 from modelboxd.graph.model import Endpoint
 from modelboxd.workers import interpreter
@@ -253,7 +252,7 @@ class Engine:
         with self._lock:
             if python not in self._workers:
                 if unit.python:
-                    log.info("%s: units run in %s (%s)", unit.path, unit.python, check_interpreter(unit))
+                    log.info("%s: units run in %s (%s)", unit.path, unit.python, interpreter.check_of(unit))
                 pool = self._workers[python] = self._make_workers(python)
                 pool.on_dropped = self._forget_gone
             return self._workers[python]
@@ -262,15 +261,6 @@ class Engine:
         """Ends the worker processes. Jobs must be stopped."""
         for pool in self._workers.values():
             pool.close(timeout_s)
-
-
-def check_interpreter(unit: UnitSpec) -> str:
-    """What a unit's own interpreter is, in words. Raises UnitError when it cannot run workers."""
-    try:
-        return interpreter.check(unit.python)
-    except UnitError as error:
-        where = Where(unit.path, key_line(Path(unit.path).read_text(encoding="utf-8-sig"), "base", "python"))
-        raise UnitError(f"unit '{unit.name}': base.python: {error.message}", where=where, hint=error.hint) from None
 
 
 def reread(node: model.Node) -> tuple[UnitSpec, dict[str, str]]:

@@ -37,9 +37,8 @@ def of_worker(
     """What is set for worker `number` of `workers` that share `cpus`. Raises UnitError for a GPU that is not there."""
     asked = {**ours, **dict(unit.environment)}
     share = str(max(1, cpus // workers))
-    made = {name: asked.get(name, share) for name in THREAD_VARIABLES}
-    if OMP in asked:
-        made = {name: asked.get(name, asked[OMP]) if name in LIKE_OMP else value for name, value in made.items()}
+    omp = asked.get(OMP, share)
+    made = {name: asked.get(name, omp if name in LIKE_OMP else share) for name in THREAD_VARIABLES}
     if unit.device == "cuda":
         visible = ours.get(GPUS)
         ids = device_ids or [str(found) for found in range(_count(visible))]

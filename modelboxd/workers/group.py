@@ -277,8 +277,7 @@ class WorkerGroup:
     def _take_answered(self, worker: Worker) -> tuple[bool, int]:
         """Whether any call was answered since the last loss, and how many there are now."""
         self._answered += worker.answered
-        known = [other for place in self.places for other in place.all()]
-        now = self._answered + sum(other.answered for other in known if other.alive)
+        now = self._answered + sum(other.answered for other in self._all() if other.alive)
         return now > self._answered_before, now
 
     def _opened(self) -> None:
@@ -404,7 +403,7 @@ class WorkerGroup:
         try:
             workers = self.io.run(self._known(), timeout_s)
         except TimeoutError:  # that thread is busy beyond measure
-            workers = [worker for place in self.places for worker in place.all()]
+            workers = self._all()
         for worker in workers:
             worker.stop()
         with self._changed:
@@ -419,4 +418,7 @@ class WorkerGroup:
 
     async def _known(self) -> list[Worker]:
         """All workers; on the I/O thread, where begin() has either made one before or sees that we close."""
+        return self._all()
+
+    def _all(self) -> list[Worker]:
         return [worker for place in self.places for worker in place.all()]

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 from modelbox._core import FOREIGN
-from modelbox.errors import UnitError
+from modelbox.errors import UnitError, Where
+from modelbox.spec import UnitSpec
+from modelboxd.graph.keys import key_line
 
 OLDEST = (3, 9)
 PROBE_LIMIT_S = 30.0
@@ -46,6 +48,15 @@ def command(python: str, module: str) -> list[str]:
     if python == sys.executable:
         return [python, "-m", module]
     return [python, str(Path(__file__).with_name("start.py")), str(ROOT)]
+
+
+def check_of(unit: UnitSpec) -> str:
+    """check() of a unit's own interpreter; the UnitError names the unit and the line of its TOML."""
+    try:
+        return check(unit.python)
+    except UnitError as error:
+        where = Where(unit.path, key_line(Path(unit.path).read_text(encoding="utf-8-sig"), "base", "python"))
+        raise UnitError(f"unit '{unit.name}': base.python: {error.message}", where=where, hint=error.hint) from None
 
 
 def check(python: str) -> str:

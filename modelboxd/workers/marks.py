@@ -18,6 +18,8 @@ import select
 import signal
 from collections.abc import Iterator
 
+from modelboxd.workers.title import place_of
+
 log = logging.getLogger(__name__)
 
 MASTER = "MODELBOX_PYTHON_MASTER"
@@ -38,10 +40,7 @@ def mark_worker(number: int) -> None:
     value = f"{number:0{DIGITS}}"
     os.environ[WORKER] = value
     with contextlib.suppress(OSError):  # a sandbox may have no /proc
-        # For those that it forks and that start no program; proc(5): fields 50 and 51, env_start and env_end.
-        with open("/proc/self/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        start, end = int(fields[47]), int(fields[48])
+        start, end = place_of("env_start")  # for those that it forks and that start no program
         at = ctypes.string_at(start, end - start).find(f"{WORKER}=".encode()) if start else -1
         if at >= 0:
             ctypes.memmove(start + at + len(WORKER) + 1, value.encode(), DIGITS)

@@ -53,7 +53,8 @@ class Supervision:
             return None
         if self.breaker is Breaker.HALF_OPEN:
             self._open(now)
-        elif self.breaker is Breaker.CLOSED and self._too_many(now):
+        elif self.breaker is Breaker.CLOSED and (why := self._why_open(now)):
+            self.too_many = why
             self._trials = 0
             self._open(now)
         if self.breaker is Breaker.OPEN:
@@ -98,15 +99,16 @@ class Supervision:
         self._times.clear()
         return True
 
-    def _too_many(self, now: float) -> bool:
+    def _why_open(self, now: float) -> str:
+        """Which limit of crashes is reached, in words; "" = none."""
         most, window = self._life.max_restarts, self._life.restart_window_s
         if not most:
-            return False
+            return ""
         if self.crashes >= most:
-            self.too_many = f"{self.crashes} crashes in a row"
-            return True
-        self.too_many = f"{most} crashes within {window:g} s"
-        return window > 0 and len(self._times) == most and now - self._times[0] <= window
+            return f"{self.crashes} crashes in a row"
+        if window > 0 and len(self._times) == most and now - self._times[0] <= window:
+            return f"{most} crashes within {window:g} s"
+        return ""
 
     def _open(self, now: float) -> None:
         self.breaker = Breaker.OPEN

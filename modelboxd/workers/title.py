@@ -22,12 +22,19 @@ def set_title(title: str, name: str) -> None:
         file.write(name.encode("utf-8", "replace")[:15])
 
 
+def place_of(name: str) -> tuple[int, int]:
+    """Where a part of this process' first memory begins and ends: "arg_start" or "env_start", as proc(5) names them in
+    /proc/PID/stat. Raises OSError."""
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()  # of all fields, from the third on
+    first = {"arg_start": 48, "env_start": 50}[name] - 3
+    return int(fields[first]), int(fields[first + 1])
+
+
 def _write_over_arguments(title: str) -> None:
     """What ps shows is the memory of the arguments (proc(5), arg_start): they are written over."""
     with suppress(OSError):
-        with open("/proc/self/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        start, end = int(fields[45]), int(fields[46])  # fields 48 and 49 of all
+        start, end = place_of("arg_start")
         size = end - start
         if size > 1:
             ctypes.memmove(start, title.encode("utf-8", "replace")[: size - 1].ljust(size, b"\0"), size)
