@@ -257,7 +257,7 @@ def test_a_unit_that_closes_all_descriptors_is_told_so(shared_caller: Caller, tm
     group.close(LIMIT_S)
 
 
-# What the thread for pings has lost it finds when it is asked, as in a call that takes its time.
+# What the thread for pings has lost it finds when it is asked, so these calls last until then.
 VITALS = {
     "pthread_exit in the main thread": (
         "ctypes.CDLL(None).pthread_exit(None)",
@@ -265,18 +265,18 @@ VITALS = {
     ),
     "the system call exit": ("ctypes.CDLL(None).syscall(EXIT, 0)", "goes on without its main thread, which"),
     "closes the socket for pings": (
-        "os.close(ours()[0])\ntime.sleep(1)",
+        "os.close(ours()[0])\nthreading.Event().wait()",
         "does not listen to pings any more: the unit has closed",
     ),
     "puts another in its place": (
-        "pair = socket.socketpair()\nos.dup2(pair[0].fileno(), ours()[0])\ntime.sleep(1)",
+        "pair = socket.socketpair()\nos.dup2(pair[0].fileno(), ours()[0])\nthreading.Event().wait()",
         "does not listen to pings any more: the unit has closed a descriptor or ended a thread that is not its own",
     ),
     "ends the thread that answers them": (
         (
             "for other in threading.enumerate():\n"
             "    if other.name == 'mb-heart': end(ctypes.c_ulong(other.ident), ctypes.py_object(SystemExit))\n"
-            "time.sleep(1)"
+            "threading.Event().wait()"
         ),
         "not its own, and was killed",
     ),
@@ -288,7 +288,7 @@ def test_a_worker_without_a_part_of_it_is_replaced(shared_caller: Caller, tmp_pa
     mistake, words = VITALS[name]
     mistake = mistake.replace("EXIT", "60" if platform.machine() == "x86_64" else "93")
     lines = (
-        "import ctypes, socket, threading, time",
+        "import ctypes, socket, threading",
         "end = ctypes.pythonapi.PyThreadState_SetAsyncExc",
         "def ours():",
         "    links = {fd: os.readlink(f'/proc/self/fd/{fd}') for fd in map(int, os.listdir('/proc/self/fd')) if fd > 2",
